@@ -1,1 +1,39 @@
+//! The region cache: whole regions of the disk engine's data, held in memory to be read without the disk.
+//!
+//! **Owns** cached data, the memory it takes, and the state of every region that is cached.
+//!
+//! **How it works.** A region is loaded from a snapshot of the disk ([`LoadJob`]) while writes to it are buffered, then
+//! serves [snapshots](RegionCacheEngine::snapshot) until it is evicted. Each region has data of its own: evicting it drops
+//! a reference. Readers share immutable versions of it and wait for nobody. Splits are followed, anything that changes
+//! the disk behind the cache evicts. The decisions are in [`RegionTable`], which knows neither data nor threads.
+//!
+//! **Invariants.**
+//! - What an active region returns equals what the disk engine returns at the same moment; or the cache says why it
+//!   cannot answer.
+//! - Memory never exceeds the capacity. When all is evicted and nobody reads, it is zero.
+//! - No event from raftstore, in whatever order, makes the cache panic (except for [`load_region`] of a region without
+//!   peers, which is TiKV's behavior).
+//!
+//! **Must not** know of MVCC, transactions or Raft; nor do I/O anywhere but on its load threads.
+//!
+//! [`load_region`]: engine_traits::RegionCacheEngineExt::load_region
 
+mod cached_region;
+mod config;
+mod engine;
+mod housekeeping;
+mod load;
+mod memory;
+mod metrics;
+mod region_table;
+mod snapshot;
+mod sorted_map;
+mod workers;
+mod write;
+
+pub use config::{ConfigError, Limits, RegionCacheEngineConfig};
+pub use engine::{RegionCacheEngine, RegionStatus};
+pub use load::{LoadJob, LoadOutcome, LoadProgress};
+pub use region_table::{Incarnation, LiveRegion, LoadAttempt, LoadDecision, RegionState, RegionTable, SplitDecision};
+pub use snapshot::{RegionCacheIterator, RegionCacheSnapshot};
+pub use workers::CacheWorkers;

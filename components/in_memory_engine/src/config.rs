@@ -1,0 +1,175 @@
+//! Configuration of the region cache.
+//!
+//! **Owns** the keys of the section, their defaults and the reasons for them, and the check.
+//!
+//! **How it works.** [`RegionCacheEngineConfig`] is what the file says; [`validate`](RegionCacheEngineConfig::validate)
+//! turns it into [`Limits`], which hold absolute numbers and are consistent.
+//!
+//! **Invariants.** In [`Limits`]: `0 < stop_load_threshold_bytes <= evict_threshold_bytes <= capacity_bytes`.
+//!
+//! **Must not** repair what is wrong: an inconsistent section is refused with the keys and the values.
+
+use serde::{Deserialize, Serialize};
+use tikv_util::config::ReadableSize;
+
+/// Large enough for a dozen regions of TiKV's default size at their hottest part, small enough that a node on a laptop
+/// does not notice. A production store sets it to what its block cache can spare.
+const DEFAULT_CAPACITY: ReadableSize = ReadableSize::mb(512);
+
+/// Two regions load while others wait: a load is one sequential scan of the disk, more of them at once make each other
+/// slower and hold more half-loaded data in memory.
+const DEFAULT_LOAD_THREADS: usize = 2;
+
+/// More threads than this would only be a mistake.
+const LOAD_THREADS_MAX: usize = 64;
+
+/// The space between the threshold and the capacity takes the writes that come in while regions are being evicted.
+const DEFAULT_EVICT_THRESHOLD_PERCENT: u64 = 90;
+
+/// Below the evict threshold, so that a load does not immediately push another region out.
+const DEFAULT_STOP_LOAD_THRESHOLD_PERCENT: u64 = 80;
+
+/// The section `[in-memory-engine]`. None of the keys can be changed online.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RegionCacheEngineConfig {
+    /// Whether regions are cached at all. Default `true`: a host with this engine in it is there to use it.
+    pub enabled: bool,
+    /// Hard limit on what cached regions are accounted with, greater than 0.
+    pub capacity: ReadableSize,
+    /// Above this, the least recently read regions are evicted. At most `capacity`; default 90 % of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evict_threshold: Option<ReadableSize>,
+    /// Above this, no load is started. At most `evict-threshold`; default 80 % of `capacity`, or `evict-threshold` if
+    /// that is lower.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_load_threshold: Option<ReadableSize>,
+    /// Regions that are loaded at the same time, 1 to 64.
+    pub load_threads: usize,
+}
+
+impl Default for RegionCacheEngineConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            capacity: DEFAULT_CAPACITY,
+            evict_threshold: None,
+            stop_load_threshold: None,
+            load_threads: DEFAULT_LOAD_THREADS,
+        }
+    }
+}
+
+/// A checked [`RegionCacheEngineConfig`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub capacity_bytes: usize,
+    pub evict_threshold_bytes: usize,
+    pub stop_load_threshold_bytes: usize,
+    pub load_threads: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("in-memory-engine.{key} = {value} is not within {min}..={max}")]
+    OutOfRange { key: &'static str, value: String, min: String, max: String },
+    #[error("in-memory-engine.{key} = {value} is greater than in-memory-engine.{limit_key} = {limit}")]
+    AboveLimit { key: &'static str, value: ReadableSize, limit_key: &'static str, limit: ReadableSize },
+}
+
+impl RegionCacheEngineConfig {
+    /// # Errors
+    /// When a value is out of its range, or two values contradict each other.
+    pub fn validate(&self) -> Result<Limits, ConfigError> {
+        let capacity_bytes = checked_size("capacity", self.capacity)?;
+        let evict_threshold = self.evict_threshold.unwrap_or(percent(self.capacity, DEFAULT_EVICT_THRESHOLD_PERCENT));
+        let evict_threshold_bytes = checked_size("evict-threshold", evict_threshold)?;
+        let stop_load_threshold = self
+            .stop_load_threshold
+            .unwrap_or(percent(self.capacity, DEFAULT_STOP_LOAD_THRESHOLD_PERCENT).min(evict_threshold));
+        let stop_load_threshold_bytes = checked_size("stop-load-threshold", stop_load_threshold)?;
+        checked_order("evict-threshold", evict_threshold, "capacity", self.capacity)?;
+        checked_order("stop-load-threshold", stop_load_threshold, "evict-threshold", evict_threshold)?;
+        if !(1..=LOAD_THREADS_MAX).contains(&self.load_threads) {
+            return Err(ConfigError::OutOfRange {
+                key: "load-threads",
+                value: self.load_threads.to_string(),
+                min: "1".to_owned(),
+                max: LOAD_THREADS_MAX.to_string(),
+            });
+        }
+        let load_threads = self.load_threads;
+        Ok(Limits { capacity_bytes, evict_threshold_bytes, stop_load_threshold_bytes, load_threads })
+    }
+}
+
+/// At least one byte, so that the thresholds of the tiniest capacity are valid.
+fn percent(size: ReadableSize, percent: u64) -> ReadableSize {
+    ReadableSize((size.0 / 100 * percent + size.0 % 100 * percent / 100).max(1))
+}
+
+fn checked_size(key: &'static str, size: ReadableSize) -> Result<usize, ConfigError> {
+    let max = isize::MAX as usize;
+    match usize::try_from(size.0) {
+        Ok(bytes) if (1..=max).contains(&bytes) => Ok(bytes),
+        _ => Err(ConfigError::OutOfRange {
+            key,
+            value: size.to_string(),
+            min: ReadableSize(1).to_string(),
+            max: ReadableSize(max as u64).to_string(),
+        }),
+    }
+}
+
+fn checked_order(
+    key: &'static str,
+    value: ReadableSize,
+    limit_key: &'static str,
+    limit: ReadableSize,
+) -> Result<(), ConfigError> {
+    if value > limit { Err(ConfigError::AboveLimit { key, value, limit_key, limit }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_follow_the_capacity_unless_they_are_set() {
+        let limits = RegionCacheEngineConfig { capacity: ReadableSize(1000), ..Default::default() }.validate().unwrap();
+        assert_eq!((limits.evict_threshold_bytes, limits.stop_load_threshold_bytes), (900, 800));
+
+        let config = RegionCacheEngineConfig {
+            capacity: ReadableSize(1000),
+            evict_threshold: Some(ReadableSize(500)),
+            ..Default::default()
+        };
+        assert_eq!(config.validate().unwrap().stop_load_threshold_bytes, 500);
+        let smallest = RegionCacheEngineConfig { capacity: ReadableSize(1), ..Default::default() };
+        assert_eq!(smallest.validate().unwrap().stop_load_threshold_bytes, 1);
+    }
+
+    #[test]
+    fn errors_name_the_keys_and_the_values() {
+        let valid = RegionCacheEngineConfig { capacity: ReadableSize::mb(8), ..Default::default() };
+        let error = |config: RegionCacheEngineConfig| config.validate().unwrap_err().to_string();
+        let evict_threshold = Some(ReadableSize::mb(9));
+        assert_eq!(
+            error(RegionCacheEngineConfig { evict_threshold, ..valid.clone() }),
+            "in-memory-engine.evict-threshold = 9MiB is greater than in-memory-engine.capacity = 8MiB"
+        );
+        let (evict_threshold, stop_load_threshold) = (Some(ReadableSize::mb(4)), Some(ReadableSize::mb(5)));
+        assert_eq!(
+            error(RegionCacheEngineConfig { evict_threshold, stop_load_threshold, ..valid.clone() }),
+            "in-memory-engine.stop-load-threshold = 5MiB is greater than in-memory-engine.evict-threshold = 4MiB"
+        );
+        assert_eq!(
+            error(RegionCacheEngineConfig { load_threads: 0, ..valid.clone() }),
+            "in-memory-engine.load-threads = 0 is not within 1..=64"
+        );
+        for capacity in [ReadableSize(0), ReadableSize(u64::MAX)] {
+            let message = error(RegionCacheEngineConfig { capacity, ..valid.clone() });
+            assert!(message.starts_with(&format!("in-memory-engine.capacity = {capacity} is not within")), "{message}");
+        }
+    }
+}

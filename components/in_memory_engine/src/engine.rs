@@ -1,0 +1,408 @@
+//! The cache engine: which regions are cached, and what happens to them.
+//!
+//! **Owns** the topology (the region table together with the regions' data) and the view that readers and writers use.
+//!
+//! **How it works.** Every change of the topology is made under one lock, by a decision of the
+//! [`RegionTable`], and ends with publishing a new immutable view. Readers and writers look regions up in the view and
+//! never take the lock.
+//!
+//! **Invariants.** The table and the data agree: each live incarnation has its data. An event about a region that the
+//! cache does not know, or knows otherwise, is answered by evicting what is in doubt.
+//!
+//! **Must not** do I/O, wait for a load or for a reader, or call a callback while a lock is held: raftstore's hooks call
+//! in here.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use engine_traits::{CacheRegion, EvictReason, OnEvictFinishedCallback, RegionCacheEngineExt, RegionEvent};
+use kvproto::metapb::Region;
+use parking_lot::{Mutex, RwLock};
+use tikv_util::{debug, info, warn};
+
+use crate::{
+    ConfigError, Incarnation, LoadAttempt, LoadDecision, RegionCacheEngineConfig, RegionState, RegionTable,
+    SplitDecision,
+    cached_region::{CachedRegion, EvictFinished, Writer},
+    config::Limits,
+    housekeeping::Chore,
+    memory::{Charge, MemoryBudget},
+    metrics::METRICS,
+};
+
+/// The region cache. A handle: clones share one cache. Every method may be called on any thread.
+#[derive(Clone)]
+pub struct RegionCacheEngine {
+    pub(crate) core: Arc<Core>,
+}
+
+/// What [`RegionCacheEngine::region_status`] tells about a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionStatus {
+    pub region: CacheRegion,
+    pub state: RegionState,
+    /// What the region is accounted with; of a region that is loading, without what has been scanned so far.
+    pub memory_bytes: usize,
+}
+
+pub(crate) struct Core {
+    pub(crate) enabled: bool,
+    pub(crate) limits: Limits,
+    pub(crate) budget: Arc<MemoryBudget>,
+    /// Held shared while a batch is written to the disk and the cache, exclusively while a load takes its snapshot.
+    pub(crate) cut: RwLock<()>,
+    pub(crate) topology: Mutex<Topology>,
+    pub(crate) view: ArcSwap<View>,
+    /// Only grows.
+    safe_point: AtomicU64,
+    /// Reads served so far: the clock by which the least recently read region is found.
+    pub(crate) reads: AtomicU64,
+    pub(crate) loads: (Sender<QueuedLoad>, Receiver<QueuedLoad>),
+    pub(crate) chores: (Sender<Chore>, Receiver<Chore>),
+    /// Whether a chore to reclaim memory is queued.
+    pub(crate) reclaim_queued: AtomicBool,
+}
+
+pub(crate) enum QueuedLoad {
+    Attempt(LoadAttempt),
+    /// Wake one thread up, so that it sees that it has to stop.
+    Stop,
+}
+
+#[derive(Default)]
+pub(crate) struct Topology {
+    pub(crate) table: RegionTable,
+    live: HashMap<Incarnation, Arc<CachedRegion>>,
+    /// Regions that only others still refer to.
+    evicting: HashMap<Incarnation, Weak<CachedRegion>>,
+}
+
+impl Topology {
+    /// The live regions with their states, in the order in which they entered the cache.
+    pub(crate) fn live(&self) -> impl Iterator<Item = (&RegionState, &Arc<CachedRegion>)> {
+        self.table.live().filter_map(|(incarnation, live)| Some((&live.state, self.live.get(&incarnation)?)))
+    }
+
+    pub(crate) fn evicting(&self) -> impl Iterator<Item = Arc<CachedRegion>> {
+        self.table.evicting().filter_map(|(incarnation, _)| self.evicting.get(&incarnation)?.upgrade())
+    }
+
+    pub(crate) fn live_region(&self, incarnation: Incarnation) -> Option<Arc<CachedRegion>> {
+        self.live.get(&incarnation).cloned()
+    }
+
+    /// Follows the table, in which the region has become `Evicting`.
+    fn retire(&mut self, incarnation: Incarnation) -> Option<Arc<CachedRegion>> {
+        let region = self.live.remove(&incarnation)?;
+        self.evicting.insert(incarnation, Arc::downgrade(&region));
+        Some(region)
+    }
+}
+
+/// What readers and writers know of the topology.
+#[derive(Default)]
+pub(crate) struct View {
+    /// All live regions.
+    pub(crate) by_id: HashMap<u64, (RegionState, Arc<CachedRegion>)>,
+    /// The regions that have to see writes (those that are loading or active), in the order of their keys.
+    pub(crate) written: Vec<Arc<CachedRegion>>,
+}
+
+impl View {
+    /// The region that has to see a write to `key`.
+    pub(crate) fn find(&self, key: &[u8]) -> Option<&Arc<CachedRegion>> {
+        let behind = self.written.partition_point(|region| region.region.start.as_slice() <= key);
+        let region = self.written.get(behind.checked_sub(1)?)?;
+        region.region.contains_key(key).then_some(region)
+    }
+}
+
+impl RegionCacheEngine {
+    /// A cache that nobody loads yet: see [`start_workers`](Self::start_workers).
+    ///
+    /// # Errors
+    /// When the configuration is not valid.
+    pub fn new(config: &RegionCacheEngineConfig) -> Result<Self, ConfigError> {
+        let limits = config.validate()?;
+        let core = Core {
+            enabled: config.enabled,
+            limits,
+            budget: MemoryBudget::new(limits.capacity_bytes),
+            cut: RwLock::default(),
+            topology: Mutex::default(),
+            view: ArcSwap::default(),
+            safe_point: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+            loads: unbounded(),
+            chores: unbounded(),
+            reclaim_queued: AtomicBool::new(false),
+        };
+        Ok(Self { core: Arc::new(core) })
+    }
+
+    /// Whether regions can be cached; set by the configuration.
+    pub fn enabled(&self) -> bool {
+        self.core.enabled
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.core.limits
+    }
+
+    /// What all cached data is accounted with, never more than the capacity.
+    pub fn usage_bytes(&self) -> usize {
+        self.core.budget.used_bytes()
+    }
+
+    /// Reads below `safe_point` are refused from now on. A lower safe point than before has no effect.
+    pub fn set_safe_point(&self, safe_point: u64) {
+        self.core.safe_point.fetch_max(safe_point, Ordering::Relaxed);
+    }
+
+    pub fn safe_point(&self) -> u64 {
+        self.core.safe_point.load(Ordering::Relaxed)
+    }
+
+    /// The region with this id, unless it is not cached or evicted already.
+    pub fn region_status(&self, region_id: u64) -> Option<RegionStatus> {
+        self.core.view.load().by_id.get(&region_id).map(|(state, region)| status(*state, region))
+    }
+
+    /// All regions in the order of their keys, those that are being evicted last.
+    pub fn regions(&self) -> Vec<RegionStatus> {
+        let topology = self.core.topology.lock();
+        let mut regions: Vec<_> = topology.live().map(|(state, region)| status(*state, region)).collect();
+        regions.sort_by(|left, right| left.region.start.cmp(&right.region.start));
+        regions.extend(topology.evicting().map(|region| status(RegionState::Evicting, &region)));
+        regions
+    }
+
+    /// Evicts the region with this id, whatever its range and version are; for events about regions that may not be
+    /// initialized, from which no [`CacheRegion`] can be made.
+    pub fn evict_region_by_id(&self, region_id: u64, reason: EvictReason) {
+        let hit = self.core.topology.lock().table.by_id(region_id);
+        self.core.evict(hit.as_slice(), reason);
+    }
+
+    /// Queues `region` for loading, unless the cache is disabled or too full, or has it already.
+    fn try_load(&self, region: CacheRegion) {
+        let core = &self.core;
+        if !core.enabled {
+            return;
+        }
+        let used_bytes = core.budget.used_bytes();
+        if used_bytes > core.limits.stop_load_threshold_bytes {
+            METRICS.loads_refused.inc();
+            info!("cache is too full to load a region"; "region_id" => region.id, "used_bytes" => used_bytes);
+            return;
+        }
+        let region_id = region.id;
+        let mut topology = core.topology.lock();
+        let decision = topology.table.request_load(region.clone());
+        match decision {
+            LoadDecision::Queued { incarnation, attempt, replaced } => {
+                let outdated = core.follow_eviction(&mut topology, &replaced, EvictReason::AutoEvict);
+                topology.live.insert(incarnation, Arc::new(core.new_region(incarnation, region)));
+                core.publish(&topology);
+                drop(topology);
+                drop(outdated);
+                // The receiver lives as long as the engine.
+                let _ = core.loads.0.send(QueuedLoad::Attempt(attempt));
+                debug!("region is queued for loading"; "region_id" => region_id);
+            }
+            LoadDecision::AlreadyCached(_) => {}
+            LoadDecision::EmptyRange => {
+                METRICS.loads_refused.inc();
+                warn!("region without keys is not loaded"; "region_id" => region_id);
+            }
+            LoadDecision::Conflict { other } => {
+                METRICS.loads_refused.inc();
+                info!("region is not loaded, another one has its keys or its id";
+                    "region_id" => region_id, "other" => %other);
+            }
+        }
+    }
+
+    fn follow_split(&self, source: &CacheRegion, new_regions: &[CacheRegion]) {
+        let core = &self.core;
+        loop {
+            let split = core.view.load().by_id.get(&source.id).map(|(_, region)| region.clone());
+            let Some(region) = split else { return };
+            // Before the topology, see the order of locks in `write`. No write is half done while the pieces are made.
+            let mut writer = region.writer.lock();
+            let mut topology = core.topology.lock();
+            if topology.table.by_id(source.id) != Some(region.incarnation) {
+                // Split or evicted since it was looked up; the view is up to date as the lock on the topology is held.
+                continue;
+            }
+            match topology.table.split(source, new_regions) {
+                SplitDecision::Ignored => {}
+                SplitDecision::Contradicted(incarnation) => {
+                    let evicted = core.follow_eviction(&mut topology, &[incarnation], EvictReason::AutoEvict);
+                    core.publish(&topology);
+                    drop(topology);
+                    drop(evicted);
+                    warn!("cached region does not fit to its split"; "source" => %source, "cached" => %region.region);
+                }
+                SplitDecision::Followed { source: _, pieces, replaced } => {
+                    let outdated = core.follow_eviction(&mut topology, &replaced, EvictReason::AutoEvict);
+                    for (incarnation, piece) in pieces {
+                        let piece = core.new_region(incarnation, piece);
+                        region.give_to_piece(&writer, &piece);
+                        topology.live.insert(incarnation, Arc::new(piece));
+                    }
+                    let split = topology.live.remove(&region.incarnation);
+                    *writer = Writer::Retired;
+                    core.publish(&topology);
+                    drop(topology);
+                    drop((outdated, split));
+                    info!("cached region is split"; "source" => %source, "pieces" => new_regions.len());
+                }
+            }
+            return;
+        }
+    }
+
+    /// Evicts the region with this id, and all that overlap its range: whatever was cached of these keys is in doubt.
+    fn evict_region(&self, region: &CacheRegion, reason: EvictReason, callback: Option<OnEvictFinishedCallback>) {
+        let finished = callback.map(EvictFinished::new);
+        let mut topology = self.core.topology.lock();
+        let mut hit = topology.table.overlapping(&region.start, &region.end);
+        hit.extend(topology.table.by_id(region.id).filter(|incarnation| !hit.contains(incarnation)));
+        hit.retain(|incarnation| topology.table.evict(*incarnation));
+        let evicted = self.core.follow_eviction(&mut topology, &hit, reason);
+        let mut held = Vec::new();
+        if let Some(finished) = finished {
+            // Also what earlier evictions have left of these keys.
+            held =
+                topology.evicting().filter(|old| old.region.id == region.id || old.region.overlaps(region)).collect();
+            held.iter().for_each(|old| old.hold(finished.clone()));
+        }
+        if !hit.is_empty() {
+            self.core.publish(&topology);
+        }
+        drop(topology);
+        drop((evicted, held));
+    }
+}
+
+impl Core {
+    pub(crate) fn new_region(&self, incarnation: Incarnation, region: CacheRegion) -> CachedRegion {
+        CachedRegion::new(incarnation, region, Charge::new(self.budget.clone()), self.chores.0.clone())
+    }
+
+    /// Evicts what is still there of `incarnations`.
+    pub(crate) fn evict(&self, incarnations: &[Incarnation], reason: EvictReason) {
+        self.evict_chosen(|_| incarnations.to_vec(), reason);
+    }
+
+    pub(crate) fn evict_overlapping(&self, start: &[u8], end: &[u8], reason: EvictReason) {
+        self.evict_chosen(|table| table.overlapping(start, end), reason);
+    }
+
+    pub(crate) fn evict_chosen(&self, choose: impl FnOnce(&RegionTable) -> Vec<Incarnation>, reason: EvictReason) {
+        let mut topology = self.topology.lock();
+        let mut chosen = choose(&topology.table);
+        chosen.retain(|incarnation| topology.table.evict(*incarnation));
+        if chosen.is_empty() {
+            return;
+        }
+        let evicted = self.follow_eviction(&mut topology, &chosen, reason);
+        self.publish(&topology);
+        drop(topology);
+        drop(evicted);
+    }
+
+    /// Follows the table, in which `incarnations` have become `Evicting`. The caller publishes, and drops what is
+    /// returned without the lock.
+    fn follow_eviction(
+        &self,
+        topology: &mut Topology,
+        incarnations: &[Incarnation],
+        reason: EvictReason,
+    ) -> Vec<Arc<CachedRegion>> {
+        let evicted: Vec<_> = incarnations.iter().filter_map(|incarnation| topology.retire(*incarnation)).collect();
+        for region in &evicted {
+            METRICS.evictions(reason).inc();
+            info!("region is evicted"; "region_id" => region.region.id, "version" => region.region.epoch_version,
+                "reason" => ?reason, "memory_bytes" => region.charge.bytes());
+        }
+        evicted
+    }
+
+    pub(crate) fn bury(&self, incarnation: Incarnation) {
+        let mut topology = self.topology.lock();
+        topology.table.gone(incarnation);
+        topology.evicting.remove(&incarnation);
+    }
+
+    /// Lets readers and writers see the topology. Takes time with the number of regions; the topology changes rarely.
+    pub(crate) fn publish(&self, topology: &Topology) {
+        let mut view = View::default();
+        for (state, region) in topology.live() {
+            if *state != RegionState::Pending {
+                view.written.push(region.clone());
+            }
+            view.by_id.insert(region.region.id, (*state, region.clone()));
+        }
+        view.written.sort_by(|left, right| left.region.start.cmp(&right.region.start));
+        self.view.store(Arc::new(view));
+    }
+}
+
+fn status(state: RegionState, region: &CachedRegion) -> RegionStatus {
+    RegionStatus { region: region.region.clone(), state, memory_bytes: region.charge.bytes() }
+}
+
+impl RegionCacheEngineExt for RegionCacheEngine {
+    fn on_region_event(&self, event: RegionEvent) {
+        match event {
+            RegionEvent::Split { source, new_regions } => self.follow_split(&source, &new_regions),
+            RegionEvent::TryLoad { region, for_manual_range: _ } => self.try_load(region),
+            RegionEvent::Eviction { region, reason, on_evict_finished } => {
+                self.evict_region(&region, reason, on_evict_finished);
+            }
+            RegionEvent::EvictByRange { range, reason } => {
+                self.core.evict_overlapping(&range.start, &range.end, reason);
+            }
+        }
+    }
+
+    /// Whether the cache has the region in this version. Never asserts: an uninitialized region is not cached.
+    fn region_cached(&self, region: &Region, active_only: bool) -> bool {
+        match self.core.view.load().by_id.get(&region.get_id()) {
+            Some((state, cached)) => {
+                cached.region.epoch_version == region.get_region_epoch().get_version()
+                    && (*state == RegionState::Active || !active_only)
+            }
+            None => false,
+        }
+    }
+
+    /// Queues the region for loading.
+    ///
+    /// # Panics
+    /// When the region has no peers, that is, when it is not initialized. This is how TiKV's engine behaves
+    /// (tikv/tikv#18046), kept on purpose: it is the assertion that the plugin keeps uninitialized regions away from.
+    fn load_region(&self, region: &Region) {
+        self.try_load(CacheRegion::from_region(region));
+    }
+}
+
+impl fmt::Debug for RegionCacheEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegionCacheEngine")
+            .field("enabled", &self.core.enabled)
+            .field("usage_bytes", &self.usage_bytes())
+            .field("regions", &self.core.view.load().by_id.len())
+            .finish_non_exhaustive()
+    }
+}

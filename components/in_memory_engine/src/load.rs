@@ -1,0 +1,247 @@
+//! Loading a region from the disk.
+//!
+//! **Owns** the steps of a load attempt.
+//!
+//! **How it works.**
+//! 1. *Cut*: with all writes kept out, the attempt's regions become `Loading` and the disk is snapshotted. From now on
+//!    their writes are buffered.
+//! 2. *Scan*: one chunk per step, straight into the layout that serves reads. Before each chunk the region table is
+//!    asked where to go on, so the scan follows splits, skips what was evicted meanwhile, and ends when nothing is left.
+//! 3. *Activate*: each region gets its part of what was scanned, with its buffer on top, under its writer lock.
+//!
+//! **Invariants.** An attempt that fails or is cancelled leaves nothing: neither a region in the table, nor memory, nor
+//! buffered writes. A region that was evicted during the load does not become active.
+//!
+//! **Must not** start threads: a [`LoadJob`] is driven by a thread of [`CacheWorkers`](crate::CacheWorkers), or step by
+//! step by a simulation.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use engine_traits::{Cf, EvictReason, IterBounds, Iterator, KvEngine, Snapshot};
+use fail::fail_point;
+use tikv_util::{info, warn};
+
+use crate::{
+    LoadAttempt, RegionCacheEngine, RegionState,
+    cached_region::{CachedRegion, RegionData, Writer},
+    engine::QueuedLoad,
+    memory::Charge,
+    metrics::METRICS,
+    sorted_map::{Builder, entry_bytes},
+};
+
+/// Entries that one step scans. Between two chunks a cancelled load ends, and a chunk is what an iterator is created
+/// for; at a million entries per second this is a millisecond.
+const CHUNK_ENTRIES: usize = 1024;
+
+/// How a load attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadOutcome {
+    /// At least one region is `Active` now.
+    Active,
+    /// All regions of the attempt were evicted.
+    Cancelled,
+    /// The disk failed or there was no memory; the regions are evicted.
+    Failed,
+}
+
+/// What [`LoadJob::step`] left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadProgress {
+    More,
+    Done(LoadOutcome),
+}
+
+/// A load attempt after its cut, over a snapshot `S` of the disk. Dropping it before it is done fails the attempt.
+pub struct LoadJob<S> {
+    cache: RegionCacheEngine,
+    attempt: LoadAttempt,
+    disk: S,
+    /// What was scanned, per family in the order of [`Cf::DATA`].
+    scanned: [Builder; Cf::DATA.len()],
+    /// For what was scanned.
+    charge: Charge,
+    /// Index in [`Cf::DATA`] of the family that is being scanned.
+    family: usize,
+    /// Where the scan of the family goes on.
+    position: Vec<u8>,
+    outcome: Option<LoadOutcome>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    #[error("the disk could not be read")]
+    Disk(#[from] engine_traits::Error),
+    #[error("the cache has no memory left for the region")]
+    OverCapacity,
+    #[cfg(feature = "failpoints")]
+    #[error("the load was made to fail by a failpoint")]
+    FailPoint,
+}
+
+impl RegionCacheEngine {
+    /// Makes the cut of the next load that is queued, on `disk`; `None` when none is.
+    pub fn begin_next_load<E: KvEngine>(&self, disk: &E) -> Option<LoadJob<E::Snapshot>> {
+        loop {
+            match self.core.loads.1.try_recv().ok()? {
+                QueuedLoad::Attempt(attempt) => {
+                    if let Some(job) = self.begin_load(attempt, disk) {
+                        return Some(job);
+                    }
+                }
+                QueuedLoad::Stop => {}
+            }
+        }
+    }
+
+    /// `None` when the attempt was cancelled, or there is too little memory to begin.
+    pub(crate) fn begin_load<E: KvEngine>(&self, attempt: LoadAttempt, disk: &E) -> Option<LoadJob<E::Snapshot>> {
+        let core = &self.core;
+        if core.budget.used_bytes() > core.limits.stop_load_threshold_bytes {
+            METRICS.loads_refused.inc();
+            self.evict_attempt(attempt, EvictReason::LoadFailedWithoutStart);
+            return None;
+        }
+        let disk = {
+            let _cut = core.cut.write();
+            let mut topology = core.topology.lock();
+            if !topology.table.begin_load(attempt) {
+                METRICS.loads(LoadOutcome::Cancelled).inc();
+                return None;
+            }
+            core.publish(&topology);
+            drop(topology);
+            disk.snapshot()
+        };
+        fail_point!("in_memory_engine::load::pause_before_scan");
+        Some(LoadJob {
+            cache: self.clone(),
+            attempt,
+            disk,
+            scanned: Default::default(),
+            charge: Charge::new(core.budget.clone()),
+            family: 0,
+            position: Vec::new(),
+            outcome: None,
+        })
+    }
+
+    /// Evicts what the attempt has not made active.
+    fn evict_attempt(&self, attempt: LoadAttempt, reason: EvictReason) {
+        self.core.evict_chosen(|table| table.members(attempt).map(|(incarnation, _)| incarnation).collect(), reason);
+    }
+}
+
+impl<S: Snapshot> LoadJob<S> {
+    /// Scans the next chunk, or activates the regions when all is scanned. Done is done: further calls change nothing.
+    pub fn step(&mut self) -> LoadProgress {
+        if let Some(outcome) = self.outcome {
+            return LoadProgress::Done(outcome);
+        }
+        match self.advance() {
+            Ok(None) => LoadProgress::More,
+            Ok(Some(outcome)) => self.finish(outcome),
+            Err(error) => {
+                warn!("load of a region failed"; "attempt" => ?self.attempt, "err" => ?error);
+                self.cache.evict_attempt(self.attempt, EvictReason::LoadFailed);
+                self.finish(LoadOutcome::Failed)
+            }
+        }
+    }
+
+    fn advance(&mut self) -> Result<Option<LoadOutcome>, LoadError> {
+        fail_point!("in_memory_engine::load::fail", |_| Err(LoadError::FailPoint));
+        if self.is_cancelled() {
+            return Ok(Some(LoadOutcome::Cancelled));
+        }
+        while let Some(cf) = Cf::DATA.get(self.family) {
+            let next = self.cache.core.topology.lock().table.next_range(self.attempt, &self.position);
+            match next {
+                Some((start, end)) => {
+                    self.scan_chunk(*cf, start, end)?;
+                    return Ok(None);
+                }
+                None => {
+                    self.family += 1;
+                    self.position.clear();
+                }
+            }
+        }
+        fail_point!("in_memory_engine::load::pause_before_active");
+        self.activate().map(Some)
+    }
+
+    /// Scans up to [`CHUNK_ENTRIES`] of `start <= key < end`, and leaves `position` behind them.
+    fn scan_chunk(&mut self, cf: Cf, start: Vec<u8>, end: Vec<u8>) -> Result<(), LoadError> {
+        let mut cursor = self.disk.iter(cf, IterBounds::new(start, end.clone()))?;
+        let builder = &mut self.scanned[self.family];
+        let mut valid = cursor.seek_to_first()?;
+        for _ in 0..CHUNK_ENTRIES {
+            if !valid {
+                break;
+            }
+            let (key, value) = (cursor.key(), cursor.value());
+            self.charge.grow(entry_bytes(key, value)).map_err(|_| LoadError::OverCapacity)?;
+            builder.push(key, value);
+            valid = cursor.next()?;
+        }
+        self.position = if valid { cursor.key().to_vec() } else { end };
+        Ok(())
+    }
+
+    fn activate(&mut self) -> Result<LoadOutcome, LoadError> {
+        let scanned = RegionData { maps: std::mem::take(&mut self.scanned).map(Builder::finish) };
+        let mut outcome = LoadOutcome::Cancelled;
+        while let Some(region) = self.next_member() {
+            let mut writer = region.writer.lock();
+            if matches!(*writer, Writer::Retired) {
+                // Split since it was looked up; the pieces come next.
+                continue;
+            }
+            let part = scanned.window(&region.region);
+            self.charge.transfer(&region.charge, part.bytes());
+            region.install(&mut writer, part).map_err(|_| LoadError::OverCapacity)?;
+            let core = &self.cache.core;
+            region.touch(core.reads.load(Ordering::Relaxed));
+            let mut topology = core.topology.lock();
+            // Not so if it was evicted since it was looked up.
+            if topology.table.finish_load(region.incarnation) {
+                core.publish(&topology);
+                outcome = LoadOutcome::Active;
+                info!("region is cached"; "region_id" => region.region.id, "version" => region.region.epoch_version,
+                    "memory_bytes" => region.charge.bytes());
+            }
+        }
+        self.cache.reclaim_if_needed();
+        Ok(outcome)
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cache.core.topology.lock().table.members(self.attempt).next().is_none()
+    }
+
+    fn next_member(&self) -> Option<Arc<CachedRegion>> {
+        let topology = self.cache.core.topology.lock();
+        let (incarnation, live) = topology.table.members(self.attempt).next()?;
+        debug_assert_eq!(live.state, RegionState::Loading);
+        topology.live_region(incarnation)
+    }
+
+    fn finish(&mut self, outcome: LoadOutcome) -> LoadProgress {
+        METRICS.loads(outcome).inc();
+        self.outcome = Some(outcome);
+        // Frees what was scanned and not given to a region, before the memory counts as free.
+        self.scanned = Default::default();
+        drop(self.charge.take());
+        LoadProgress::Done(outcome)
+    }
+}
+
+impl<S> Drop for LoadJob<S> {
+    fn drop(&mut self) {
+        if self.outcome.is_none() {
+            METRICS.loads(LoadOutcome::Failed).inc();
+            self.cache.evict_attempt(self.attempt, EvictReason::LoadFailed);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Metrics of the region cache.
+//!
+//! **Owns** the metrics named `tikv_in_memory_engine_…` and their labels.
+//!
+//! **How it works.** All label values are known at compile time and looked up once, so that counting is one atomic add.
+//!
+//! **Invariants.** Every reason to evict and every outcome of a load or of a snapshot has a label of its own. Gauges are
+//! the sum over the engines of the process.
+//!
+//! **Must not** carry region ids: the number of label values is fixed.
+
+use std::sync::LazyLock;
+
+use engine_traits::{EvictReason, FailedReason};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, register_int_counter_vec, register_int_gauge};
+
+use crate::load::LoadOutcome;
+
+pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
+
+const EVICT_REASONS: [(EvictReason, &str); 14] = [
+    (EvictReason::LoadFailed, "load_failed"),
+    (EvictReason::LoadFailedWithoutStart, "load_failed_without_start"),
+    (EvictReason::MemoryLimitReached, "memory_limit_reached"),
+    (EvictReason::BecomeFollower, "become_follower"),
+    (EvictReason::AutoEvict, "auto_evict"),
+    (EvictReason::DeleteRange, "delete_range"),
+    (EvictReason::PrepareMerge, "prepare_merge"),
+    (EvictReason::Merge, "merge"),
+    (EvictReason::Disabled, "disabled"),
+    (EvictReason::ApplySnapshot, "apply_snapshot"),
+    (EvictReason::Flashback, "flashback"),
+    (EvictReason::Manual, "manual"),
+    (EvictReason::DestroyPeer, "destroy_peer"),
+    (EvictReason::IngestSST, "ingest_sst"),
+];
+
+/// Why registering a metric cannot fail.
+const UNIQUE: &str = "the names of this crate's metrics are unique";
+
+pub(crate) struct Metrics {
+    pub(crate) memory_usage_bytes: IntGauge,
+    /// In the order of [`EVICT_REASONS`], which is the order of the enum.
+    evictions: [IntCounter; EVICT_REASONS.len()],
+    loads_active: IntCounter,
+    loads_cancelled: IntCounter,
+    loads_failed: IntCounter,
+    pub(crate) loads_refused: IntCounter,
+    pub(crate) snapshots_acquired: IntCounter,
+    snapshots_not_cached: IntCounter,
+    snapshots_too_old_read: IntCounter,
+    snapshots_epoch_not_match: IntCounter,
+}
+
+impl Metrics {
+    /// # Panics
+    /// When another metric of the process has one of the names, which only a mistake in the code can bring about.
+    fn new() -> Self {
+        let evictions = counter_vec("tikv_in_memory_engine_eviction_total", "Evicted regions, by reason.", "reason");
+        let loads = counter_vec("tikv_in_memory_engine_load_total", "Attempts to load a region, by result.", "result");
+        let snapshots = counter_vec(
+            "tikv_in_memory_engine_snapshot_total",
+            "Snapshots that the cache was asked for, by result.",
+            "result",
+        );
+        Metrics {
+            memory_usage_bytes: register_int_gauge!(
+                "tikv_in_memory_engine_memory_usage_bytes",
+                "What the cached regions are accounted with."
+            )
+            .expect(UNIQUE),
+            evictions: EVICT_REASONS.map(|(_, label)| evictions.with_label_values(&[label])),
+            loads_active: loads.with_label_values(&["active"]),
+            loads_cancelled: loads.with_label_values(&["cancelled"]),
+            loads_failed: loads.with_label_values(&["failed"]),
+            loads_refused: loads.with_label_values(&["refused"]),
+            snapshots_acquired: snapshots.with_label_values(&["acquired"]),
+            snapshots_not_cached: snapshots.with_label_values(&["not_cached"]),
+            snapshots_too_old_read: snapshots.with_label_values(&["too_old_read"]),
+            snapshots_epoch_not_match: snapshots.with_label_values(&["epoch_not_match"]),
+        }
+    }
+
+    pub(crate) fn evictions(&self, reason: EvictReason) -> &IntCounter {
+        &self.evictions[reason as usize]
+    }
+
+    pub(crate) fn loads(&self, outcome: LoadOutcome) -> &IntCounter {
+        match outcome {
+            LoadOutcome::Active => &self.loads_active,
+            LoadOutcome::Cancelled => &self.loads_cancelled,
+            LoadOutcome::Failed => &self.loads_failed,
+        }
+    }
+
+    pub(crate) fn snapshots_failed(&self, reason: FailedReason) -> &IntCounter {
+        match reason {
+            FailedReason::NotCached => &self.snapshots_not_cached,
+            FailedReason::TooOldRead => &self.snapshots_too_old_read,
+            FailedReason::EpochNotMatch => &self.snapshots_epoch_not_match,
+        }
+    }
+}
+
+fn counter_vec(name: &str, help: &str, label: &str) -> IntCounterVec {
+    register_int_counter_vec!(name, help, &[label]).expect(UNIQUE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_to_evict_is_counted_under_its_own_label() {
+        for (index, (reason, _)) in EVICT_REASONS.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+        let mut labels = EVICT_REASONS.map(|(_, label)| label).to_vec();
+        labels.sort_unstable();
+        labels.dedup();
+        assert_eq!(labels.len(), EVICT_REASONS.len());
+    }
+}

@@ -32,6 +32,9 @@ pub enum Error {
     /// The request makes no sense; do not retry it.
     #[error("invalid request: {0}")]
     InvalidRequest(String),
+    /// Whether the request takes effect is unknown.
+    #[error("no answer within {0:?}")]
+    Timeout(std::time::Duration),
     /// The receiving end is gone.
     #[error("store is stopped")]
     Stopped,
@@ -85,6 +88,7 @@ impl From<Error> for errorpb::Error {
             Error::StaleCommand => wire.set_stale_command(Default::default()),
             Error::ServerIsBusy(reason) => wire.mut_server_is_busy().set_reason(reason),
             Error::InvalidRequest(_)
+            | Error::Timeout(_)
             | Error::Stopped
             | Error::Engine(_)
             | Error::Raft(_)

@@ -1,12 +1,27 @@
-//! The store.
+//! The store: a core that decides, and a driver that acts.
+//!
+//! - [`core`]: all peers of a store as a state machine; inputs in, effects out.
+//! - [`apply`]: carries committed entries out; [`snapshot`]: a region's data as it travels.
+//! - [`driver`]: threads that run the core on real engines.
+//! - [`local_state`]: what a store keeps about its regions, and where.
 
-mod region;
-mod snapshot;
+pub mod apply;
+mod config;
+pub mod core;
+mod driver;
+pub mod local_state;
+pub mod region;
+pub mod snapshot;
 mod transfer_leader_context;
 mod transport;
+mod util;
 
 pub use self::{
-    region::{contains_key, find_peer, is_epoch_stale, is_initialized, is_learner},
+    config::{Config, ConfigError},
+    core::PeerStatus,
+    driver::{ReadCallback, RegionSnapshot, StoreHandle, StoreInbox, StoreThreads, WriteCallback},
+    local_state::{bootstrap_region, bootstrap_store, new_peer},
+    region::is_initialized,
     snapshot::{SnapKey, Snapshot},
     transfer_leader_context::TransferLeaderContext,
     transport::Transport,

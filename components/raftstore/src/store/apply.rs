@@ -1,0 +1,336 @@
+//! Carries committed entries out.
+//!
+//! # How it works
+//! An [`Applier`] is a region's state machine: it is given committed entries in order, adds what they change to a write
+//! batch, and returns the answers. Many appliers share one batch; the driver writes it and passes the outcomes on to the
+//! core afterwards, so that nothing is answered that cannot be read.
+//!
+//! # Invariants
+//! - An apply state is in the same batch as the effects that it counts.
+//! - A command whose epoch does not match the region's is answered with an error and changes nothing, on every replica
+//!   alike.
+
+use engine_traits::{Cf, KvEngine, WriteBatch};
+use kvproto::{
+    metapb::{Peer, PeerRole, Region},
+    raft_cmdpb::{
+        AdminCmdType, AdminResponse, ChangePeerRequest, CmdType, RaftCmdRequest, RaftCmdResponse, Request, Response,
+    },
+    raft_serverpb::{PeerState, RaftApplyState},
+};
+use protobuf::Message;
+use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType};
+
+use super::{
+    core::PeerTag,
+    local_state::{put_apply_state, put_region_state},
+    region::{contains_key, find_peer, is_learner},
+    util::{check_epoch, error_response},
+};
+use crate::{
+    Error, Result,
+    coprocessor::{ApplyCtxInfo, Cmd, CoprocessorHost, RegionState},
+};
+
+/// A region's state machine.
+#[derive(Clone, Debug)]
+pub struct Applier {
+    tag: PeerTag,
+    region: Region,
+    apply_state: RaftApplyState,
+    /// Term of the entry at the applied index.
+    applied_term: u64,
+    /// The peer was removed from the region; nothing more is applied.
+    removed: bool,
+}
+
+/// How far an applier got, and what the store has to do about it.
+#[derive(Debug)]
+pub struct ApplyOutcome {
+    pub tag: PeerTag,
+    pub apply_state: RaftApplyState,
+    pub applied_term: u64,
+    pub answers: Vec<Answer>,
+    pub changes: Vec<Change>,
+}
+
+/// The answer to the command at an index of the log.
+#[derive(Debug)]
+pub struct Answer {
+    pub index: u64,
+    pub term: u64,
+    pub response: RaftCmdResponse,
+}
+
+/// A change that concerns the consensus of the region.
+#[derive(Debug)]
+pub enum Change {
+    Membership {
+        /// What raft-rs applies; `None` when the command was refused.
+        applied: Option<ConfChange>,
+        /// The region afterwards.
+        region: Region,
+        removed_peer: Option<Peer>,
+    },
+}
+
+/// What one command did.
+#[derive(Default)]
+struct Executed {
+    response: RaftCmdResponse,
+    region_state: RegionState,
+    change: Option<Change>,
+}
+
+impl Applier {
+    pub fn new(tag: PeerTag, region: Region, apply_state: RaftApplyState, applied_term: u64) -> Self {
+        Self { tag, region, apply_state, applied_term, removed: false }
+    }
+
+    pub fn tag(&self) -> PeerTag {
+        self.tag
+    }
+
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    pub fn applied_index(&self) -> u64 {
+        self.apply_state.get_applied_index()
+    }
+
+    pub fn applied_term(&self) -> u64 {
+        self.applied_term
+    }
+
+    /// Applies `entries`, which follow the applied index, by adding to `batch`.
+    ///
+    /// # Errors
+    /// When a committed entry cannot be decoded: the store has to stop.
+    pub fn apply<E: KvEngine>(
+        &mut self,
+        entries: &[Entry],
+        batch: &mut WriteBatch,
+        host: &CoprocessorHost<E>,
+    ) -> Result<ApplyOutcome> {
+        let mut answers = Vec::with_capacity(entries.len());
+        let mut changes = Vec::new();
+        for entry in entries {
+            if self.removed {
+                break;
+            }
+            assert_eq!(
+                entry.get_index(),
+                self.applied_index() + 1,
+                "region {}: committed entries are applied in order and once",
+                self.tag.region_id
+            );
+            let executed = self.apply_entry(entry, batch, host)?;
+            self.apply_state.set_applied_index(entry.get_index());
+            self.applied_term = entry.get_term();
+            if let Some(executed) = executed {
+                changes.extend(executed.change);
+                answers.push(Answer { index: entry.get_index(), term: entry.get_term(), response: executed.response });
+            }
+        }
+        put_apply_state(batch, self.tag.region_id, &self.apply_state);
+        Ok(ApplyOutcome {
+            tag: self.tag,
+            apply_state: self.apply_state.clone(),
+            applied_term: self.applied_term,
+            answers,
+            changes,
+        })
+    }
+
+    /// `None` for an entry that carries no command.
+    fn apply_entry<E: KvEngine>(
+        &mut self,
+        entry: &Entry,
+        batch: &mut WriteBatch,
+        host: &CoprocessorHost<E>,
+    ) -> Result<Option<Executed>> {
+        let region_id = self.tag.region_id;
+        let malformed = |source| Error::Malformed { what: "log entry", region_id, source };
+        let (conf_change, command) = match entry.get_entry_type() {
+            EntryType::EntryNormal => (None, entry.get_data()),
+            EntryType::EntryConfChange => {
+                let change: ConfChange = kvproto::decode(entry.get_data()).map_err(malformed)?;
+                (Some(change), entry.get_context())
+            }
+            EntryType::EntryConfChangeV2 => {
+                // This store proposes changes one by one; raft-rs appends an empty V2 only to leave a joint state.
+                return Ok(None);
+            }
+        };
+        if command.is_empty() {
+            return Ok(None); // The entry that a new leader begins its term with.
+        }
+        let request: RaftCmdRequest = kvproto::decode(command).map_err(malformed)?;
+        let (index, term) = (entry.get_index(), entry.get_term());
+
+        if host.pre_exec(&self.region, &request, index, term) {
+            return Ok(Some(Executed::default()));
+        }
+        let mut executed = self.execute(&request, conf_change, batch).unwrap_or_else(|error| {
+            // A membership change that is refused here must be known as refused to raft-rs's driver as well.
+            let region = self.region.clone();
+            let change = request.get_admin_request().has_change_peer().then_some(Change::Membership {
+                applied: None,
+                region,
+                removed_peer: None,
+            });
+            Executed { response: error_response(error, term), change, ..Executed::default() }
+        });
+        executed.region_state.peer_id = self.tag.peer_id;
+        if let Some(region) = &executed.region_state.modified_region {
+            self.region = region.clone();
+            let state = if self.removed { PeerState::Tombstone } else { PeerState::Normal };
+            put_region_state(batch, region, state);
+        }
+        let cmd = Cmd { index, term, request, response: executed.response.clone() };
+        let mut info = ApplyCtxInfo { write_batch: batch };
+        host.post_exec(&self.region, &cmd, &self.apply_state, &executed.region_state, &mut info);
+        Ok(Some(executed))
+    }
+
+    fn execute(
+        &mut self,
+        request: &RaftCmdRequest,
+        conf_change: Option<ConfChange>,
+        batch: &mut WriteBatch,
+    ) -> Result<Executed> {
+        check_epoch(&self.region, request)?;
+        if request.has_admin_request() {
+            let admin = request.get_admin_request();
+            return match (admin.get_cmd_type(), conf_change) {
+                (AdminCmdType::ChangePeer, Some(conf_change)) => self.change_peer(admin.get_change_peer(), conf_change),
+                (other, _) => Err(Error::InvalidRequest(format!("{other:?} is not replicated by this store"))),
+            };
+        }
+        let mut executed = Executed::default();
+        // All or nothing: look at each request before the first one changes anything.
+        for request in request.get_requests() {
+            self.check_keys(request)?;
+        }
+        for request in request.get_requests() {
+            executed.response.mut_responses().push(write(request, batch)?);
+        }
+        Ok(executed)
+    }
+
+    fn change_peer(&mut self, request: &ChangePeerRequest, conf_change: ConfChange) -> Result<Executed> {
+        let peer = request.get_peer();
+        let mut region = self.region.clone();
+        let position = region.get_peers().iter().position(|p| p.get_id() == peer.get_id());
+        let on_store = find_peer(&region, peer.get_store_id()).cloned();
+        let mut removed_peer = None;
+        match (request.get_change_type(), position) {
+            (ConfChangeType::AddNode, Some(at)) if region.get_peers().get(at).is_some_and(is_learner) => {
+                region.mut_peers()[at].set_role(PeerRole::Voter);
+            }
+            (ConfChangeType::AddNode | ConfChangeType::AddLearnerNode, _) if on_store.is_some() => {
+                return Err(Error::InvalidRequest(format!(
+                    "store {} has a peer of region {} already",
+                    peer.get_store_id(),
+                    region.get_id()
+                )));
+            }
+            (ConfChangeType::AddNode, None) => region.mut_peers().push(with_role(peer, PeerRole::Voter)),
+            (ConfChangeType::AddLearnerNode, None) => region.mut_peers().push(with_role(peer, PeerRole::Learner)),
+            (ConfChangeType::RemoveNode, Some(at)) => removed_peer = Some(region.mut_peers().remove(at)),
+            (change_type, _) => {
+                return Err(Error::InvalidRequest(format!(
+                    "{change_type:?} of peer {} does not fit region {}",
+                    peer.get_id(),
+                    region.get_id()
+                )));
+            }
+        }
+        let conf_ver = region.get_region_epoch().get_conf_ver();
+        region.mut_region_epoch().set_conf_ver(conf_ver + 1);
+        self.removed = removed_peer.as_ref().is_some_and(|peer| peer.get_id() == self.tag.peer_id);
+
+        let mut executed = Executed::default();
+        let mut response = AdminResponse::default();
+        response.set_cmd_type(AdminCmdType::ChangePeer);
+        response.mut_change_peer().set_region(region.clone());
+        executed.response.set_admin_response(response);
+        executed.region_state.pending_remove = self.removed;
+        executed.region_state.modified_region = Some(region.clone());
+        executed.change = Some(Change::Membership { applied: Some(conf_change), region, removed_peer });
+        Ok(executed)
+    }
+
+    fn check_keys(&self, request: &Request) -> Result<()> {
+        check_keys(&self.region, request)
+    }
+}
+
+/// Whether all that `request` touches is in `region`, and whether it is a write that this store knows.
+pub(crate) fn check_keys(region: &Region, request: &Request) -> Result<()> {
+    let outside = |key: &[u8]| Error::KeyNotInRegion {
+        key: key.to_vec(),
+        region_id: region.get_id(),
+        region: Box::new(region.clone()),
+    };
+    let (cf, key) = match request.get_cmd_type() {
+        CmdType::Put => (request.get_put().get_cf(), request.get_put().get_key()),
+        CmdType::Delete => (request.get_delete().get_cf(), request.get_delete().get_key()),
+        CmdType::DeleteRange => {
+            let range = request.get_delete_range();
+            let (start, end) = (range.get_start_key(), range.get_end_key());
+            let end_is_inside = if end.is_empty() {
+                region.get_end_key().is_empty()
+            } else {
+                region.get_end_key().is_empty() || end <= region.get_end_key()
+            };
+            if !end_is_inside {
+                return Err(outside(end));
+            }
+            (range.get_cf(), start)
+        }
+        other => return Err(Error::InvalidRequest(format!("{other:?} is not a write"))),
+    };
+    data_cf(cf)?;
+    if contains_key(region, key) { Ok(()) } else { Err(outside(key)) }
+}
+
+fn write(request: &Request, batch: &mut WriteBatch) -> Result<Response> {
+    match request.get_cmd_type() {
+        CmdType::Put => {
+            let put = request.get_put();
+            batch.put(data_cf(put.get_cf())?, &keys::data_key(put.get_key()), put.get_value());
+        }
+        CmdType::Delete => {
+            let delete = request.get_delete();
+            batch.delete(data_cf(delete.get_cf())?, &keys::data_key(delete.get_key()));
+        }
+        CmdType::DeleteRange => {
+            let range = request.get_delete_range();
+            let start = keys::data_key(range.get_start_key());
+            batch.delete_range(data_cf(range.get_cf())?, &start, &keys::data_end_key(range.get_end_key()));
+        }
+        other => return Err(Error::InvalidRequest(format!("{other:?} is not a write"))),
+    }
+    let mut response = Response::default();
+    response.set_cmd_type(request.get_cmd_type());
+    Ok(response)
+}
+
+fn data_cf(name: &str) -> Result<Cf> {
+    Cf::from_name(name)
+        .filter(|cf| Cf::DATA.contains(cf))
+        .ok_or_else(|| Error::InvalidRequest(format!("no column family {name:?} for data")))
+}
+
+fn with_role(peer: &Peer, role: PeerRole) -> Peer {
+    let mut peer = peer.clone();
+    peer.set_role(role);
+    peer
+}
+
+/// The size that `request` has in the log.
+pub(crate) fn encoded(request: &RaftCmdRequest) -> Vec<u8> {
+    request.write_to_bytes().expect("a decoded or built message encodes")
+}

@@ -1,0 +1,140 @@
+//! What goes into the core and what comes out, as data.
+//!
+//! Each effect names the input that answers it. A driver carries effects out in the order in which they came, per
+//! destination: the log ([`Effect::WriteLog`]), a region's applier ([`Effect::Applier`]), the snapshot worker
+//! ([`Effect::ApplySnapshot`]), the transport ([`Effect::Send`]).
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use engine_traits::LogBatch;
+use kvproto::{
+    metapb::Region,
+    raft_cmdpb::{RaftCmdRequest, RaftCmdResponse, RaftRequestHeader},
+    raft_serverpb::RaftMessage,
+};
+use raft::eraftpb;
+
+use crate::{
+    Error,
+    store::{apply::Applier, apply::ApplyOutcome, snapshot::Snapshot},
+};
+
+/// Identifies a command or read until it is answered; chosen by the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// A region's replica on this store. Answers to a peer that was replaced since are ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PeerTag {
+    pub region_id: u64,
+    pub peer_id: u64,
+}
+
+/// What happens to a store.
+#[derive(Debug)]
+pub enum Input {
+    /// One Raft tick has passed.
+    Tick,
+    /// From another store; not checked yet.
+    RaftMessage(Box<RaftMessage>),
+    /// A command to replicate, or to carry out on the leader; answered by [`Effect::Respond`].
+    Command { id: RequestId, request: Box<RaftCmdRequest> },
+    /// A linearizable read of a region; answered by [`Effect::ServeRead`] or [`Effect::FailRead`].
+    Read { id: RequestId, header: Box<RaftRequestHeader> },
+    /// A [`LogWrite`] with this tag and number is durable.
+    Persisted { tag: PeerTag, ready: u64 },
+    /// The applier went on.
+    Applied(Box<ApplyOutcome>),
+    /// The ordered snapshot, or `None` when it failed.
+    SnapshotGenerated { tag: PeerTag, snapshot: Option<Box<eraftpb::Snapshot>> },
+    /// A snapshot was handed to the transport, or could not be.
+    SnapshotSent { region_id: u64, to_peer: u64, sent: bool },
+    /// A message could not be sent.
+    Unreachable { region_id: u64, to_peer: u64 },
+    /// The snapshot's data is durable in the data engine, or nothing was done because of the cancel flag.
+    SnapshotApplied { tag: PeerTag, cancelled: bool },
+    /// The applier has removed the peer's data and left a durable tombstone.
+    DataDestroyed { tag: PeerTag },
+}
+
+/// What a store does.
+#[derive(Debug)]
+pub enum Effect {
+    Send(Box<RaftMessage>),
+    WriteLog(LogWrite),
+    Applier(ApplierEffect),
+    ApplySnapshot(ApplySnapshot),
+    Respond {
+        id: RequestId,
+        response: Box<RaftCmdResponse>,
+    },
+    /// Take a snapshot of the engine now and answer the reads with it.
+    ServeRead {
+        ids: Vec<RequestId>,
+        region: Region,
+        applied_index: u64,
+        term: u64,
+    },
+    FailRead {
+        id: RequestId,
+        error: Error,
+    },
+}
+
+/// A write to the log. Writes may be merged; those of one region stay in order.
+#[derive(Debug)]
+pub struct LogWrite {
+    pub batch: LogBatch,
+    /// Whether it has to be durable before it is answered.
+    pub sync: bool,
+    /// Answered by [`Input::Persisted`] with this tag and ready number.
+    pub answer: Option<(PeerTag, u64)>,
+}
+
+/// Work for a region's applier.
+#[derive(Debug)]
+pub enum ApplierEffect {
+    /// The region's applier from now on.
+    Register(Box<Applier>),
+    /// Answered by [`Input::Applied`].
+    Apply { tag: PeerTag, entries: Vec<eraftpb::Entry> },
+    /// Answered by [`Input::SnapshotGenerated`].
+    GenerateSnapshot { tag: PeerTag },
+    /// Remove the region's data, if it has any, and leave a tombstone. Answered by [`Input::DataDestroyed`].
+    Destroy { tag: PeerTag, region: Region },
+    /// The next thing for this region comes after the snapshot worker has replaced its data: forget the applier.
+    Forget { tag: PeerTag },
+}
+
+/// A snapshot to put in the place of a region's data. Answered by [`Input::SnapshotApplied`].
+#[derive(Debug)]
+pub struct ApplySnapshot {
+    pub tag: PeerTag,
+    pub snapshot: Arc<Snapshot>,
+    /// The region as it was before, when it was initialized; what it covers more than the snapshot is deleted as well.
+    pub replaces: Option<Region>,
+    /// Set by the core when the peer is to be destroyed; looked at once, before anything is changed.
+    pub cancel: Arc<AtomicBool>,
+}
+
+/// Collects effects. The core can only add to it, a driver only takes them out.
+#[derive(Default)]
+pub(crate) struct Effects(Vec<Effect>);
+
+impl Effects {
+    pub(crate) fn push(&mut self, effect: Effect) {
+        self.0.push(effect);
+    }
+
+    pub(crate) fn applier(&mut self, effect: ApplierEffect) {
+        self.0.push(Effect::Applier(effect));
+    }
+
+    pub(crate) fn fail_reads(&mut self, ids: Vec<RequestId>, error: impl Fn() -> Error) {
+        self.0.extend(ids.into_iter().map(|id| Effect::FailRead { id, error: error() }));
+    }
+
+    pub(crate) fn take(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.0)
+    }
+}

@@ -1,0 +1,183 @@
+//! Lets messages in: checks whom they are for, creates a peer where one is needed, ends one that was replaced.
+//!
+//! # Invariants
+//! - Observers see each message first, whatever it holds.
+//! - A message never reaches a peer that it was not sent to: peers of a region that follow each other on a store are
+//!   told apart by their ids.
+
+use engine_traits::{KvEngine, LogStore};
+use kvproto::{
+    metapb::{Peer as PeerMeta, Region},
+    raft_serverpb::{RaftApplyState, RaftMessage},
+};
+use raft::eraftpb::MessageType;
+use tikv_util::{debug, info, warn};
+
+use super::{
+    Store,
+    effect::Effect,
+    peer::{Peer, is_initial_message},
+};
+use crate::store::region::{find_peer, is_epoch_stale};
+
+/// What to do with a message.
+enum Verdict {
+    Step,
+    Create,
+    /// The peer here was replaced by the one that the message is for.
+    Replace,
+    /// The sender was removed from the region and does not know it.
+    TellRemoved,
+    Drop(&'static str),
+}
+
+impl<E: KvEngine, L: LogStore> Store<E, L> {
+    pub(super) fn on_raft_message(&mut self, message: RaftMessage) {
+        if !self.host.on_raft_message(&message) {
+            return;
+        }
+        let region_id = message.get_region_id();
+        match self.judge(&message) {
+            Verdict::Step => self.step(message),
+            Verdict::Create => {
+                if self.create_uninitialized(region_id, message.get_to_peer()) {
+                    self.step(message);
+                }
+            }
+            // The sender repeats itself; the next message finds the old peer gone.
+            Verdict::Replace => self.destroy_replaced(region_id),
+            Verdict::TellRemoved => self.tell_removed(&message),
+            Verdict::Drop(reason) => debug!("message dropped";
+                "region_id" => region_id, "to_peer" => message.get_to_peer().get_id(), "reason" => reason),
+        }
+    }
+
+    fn judge(&self, message: &RaftMessage) -> Verdict {
+        let (region_id, to) = (message.get_region_id(), message.get_to_peer());
+        if region_id == 0 || to.get_id() == 0 || message.get_from_peer().get_id() == 0 {
+            return Verdict::Drop("malformed");
+        }
+        if to.get_store_id() != self.store_id {
+            return Verdict::Drop("for another store");
+        }
+        if !message.has_region_epoch() {
+            return Verdict::Drop("no epoch");
+        }
+        if message.has_extra_msg() {
+            return Verdict::Drop("extra message that no observer takes");
+        }
+        if self.destroying.contains_key(&region_id) {
+            return Verdict::Drop("peer is being destroyed");
+        }
+        match self.peers.get(&region_id) {
+            Some(peer) => judge_for_peer(peer, message),
+            None => self.judge_for_unknown_region(message),
+        }
+    }
+
+    fn judge_for_unknown_region(&self, message: &RaftMessage) -> Verdict {
+        if message.get_is_tombstone() {
+            return Verdict::Drop("nothing to destroy");
+        }
+        let epoch = message.get_region_epoch();
+        if let Some(tombstone) = self.tombstones.get(&message.get_region_id())
+            && epoch.get_conf_ver() <= tombstone.get_conf_ver()
+        {
+            return Verdict::Drop("for a destroyed peer");
+        }
+        if is_initial_message(message.get_message()) { Verdict::Create } else { Verdict::Drop("no such peer") }
+    }
+
+    /// Creates a peer that knows nothing but its region's id. A snapshot (or, later, a split) initializes it.
+    fn create_uninitialized(&mut self, region_id: u64, meta: &PeerMeta) -> bool {
+        let mut region = Region::default();
+        region.set_id(region_id);
+        // Left behind by an uninitialized peer from before a restart: its vote still counts.
+        let raft_state = self.log.raft_state(region_id).and_then(|state| {
+            let mut state = state.unwrap_or_default();
+            state.set_last_index(0);
+            state.mut_hard_state().set_commit(0);
+            Ok(state)
+        });
+        let peer = raft_state.map_err(Into::into).and_then(|raft_state| {
+            let apply_state = RaftApplyState::default();
+            Peer::new(&self.config, self.store_id, meta.clone(), region, self.log.clone(), raft_state, apply_state)
+        });
+        match peer {
+            Ok(peer) => {
+                info!("uninitialized peer created"; "region_id" => region_id, "peer_id" => meta.get_id());
+                self.insert_peer(peer);
+                true
+            }
+            Err(error) => {
+                warn!("cannot create peer"; "region_id" => region_id, "peer_id" => meta.get_id(), "err" => %error);
+                false
+            }
+        }
+    }
+
+    fn step(&mut self, mut message: RaftMessage) {
+        let region_id = message.get_region_id();
+        let message_type = message.get_message().get_msg_type();
+        if message.get_is_tombstone() {
+            return self.on_tombstone_message(&message);
+        }
+        if message_type == MessageType::MsgSnapshot && !self.admit_snapshot(&message) {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&region_id) else {
+            return;
+        };
+        let from = message.take_from_peer();
+        if peer.region().get_peers().iter().all(|listed| listed.get_id() != from.get_id()) {
+            peer.senders.insert(from.get_id(), from);
+        }
+        let message = message.take_message();
+        if message_type == MessageType::MsgTransferLeader {
+            return self.on_transfer_leader_message(region_id, message);
+        }
+        if let Err(error) = peer.node.step(message) {
+            debug!("raft refuses message"; "region_id" => region_id, "err" => %error);
+        }
+        self.dirty.insert(region_id);
+    }
+
+    /// Tells a peer that is no longer in the region to destroy itself.
+    fn tell_removed(&mut self, message: &RaftMessage) {
+        if let Some(peer) = self.peers.get(&message.get_region_id()) {
+            let mut answer = peer.envelope(message.get_from_peer().clone());
+            answer.set_is_tombstone(true);
+            self.effects.push(Effect::Send(Box::new(answer)));
+        }
+    }
+}
+
+fn judge_for_peer<L: LogStore>(peer: &Peer<L>, message: &RaftMessage) -> Verdict {
+    let (to, from) = (message.get_to_peer(), message.get_from_peer());
+    let ours = peer.region().get_region_epoch();
+    let theirs = message.get_region_epoch();
+    if peer.pending_destroy.is_some() {
+        return Verdict::Drop("peer is to be destroyed");
+    }
+    if to.get_id() < peer.meta.get_id() {
+        return Verdict::Drop("for an older peer");
+    }
+    if to.get_id() > peer.meta.get_id() {
+        // An uninitialized peer has no epoch: anything is newer.
+        return if theirs.get_conf_ver() > ours.get_conf_ver() {
+            Verdict::Replace
+        } else {
+            Verdict::Drop("for another peer, and not newer")
+        };
+    }
+    let sender_is_listed =
+        find_peer(peer.region(), from.get_store_id()).is_some_and(|listed| listed.get_id() == from.get_id());
+    if peer.is_initialized() && is_epoch_stale(theirs, ours) && !sender_is_listed {
+        let candidate = matches!(
+            message.get_message().get_msg_type(),
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
+        );
+        return if candidate { Verdict::TellRemoved } else { Verdict::Drop("from a removed peer") };
+    }
+    Verdict::Step
+}

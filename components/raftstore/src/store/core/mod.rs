@@ -1,0 +1,260 @@
+//! The store as a state machine: inputs in, effects out.
+//!
+//! # What it owns
+//! All peers of one store, from the first message that mentions them to their tombstone.
+//!
+//! # How it works
+//! 1. A driver feeds [`Input`]s to [`Store::handle`]. Each changes the peer that it concerns, and marks it.
+//! 2. [`Store::finish`] asks raft-rs once per marked peer what there is to do and returns all of it as [`Effect`]s: one
+//!    batch of inputs leads to one batch of effects, which is what makes group commit across regions possible.
+//! 3. The driver carries the effects out and feeds their answers back as inputs.
+//!
+//! One concept per file: [`command`] proposes and answers, [`destroy`] ends a peer, [`membership`] follows a change of
+//! the region's peers, [`message`] lets messages in and creates peers, [`read`] serves linearizable reads, [`ready`]
+//! turns what raft-rs wants into effects, [`snapshot`] brings one in, [`transfer`] moves leadership.
+//!
+//! # Invariants
+//! - No message leaves before what it promises is durable.
+//! - Key ranges of initialized peers never overlap; a region has at most one peer here.
+//! - Observers are told of everything that [`crate::coprocessor`] lists, on the thread that calls `handle` or `finish`.
+//!
+//! # What it must not do
+//! Write, send, wait, read a clock, draw random numbers. It reads the log through [`LogStore`], as raft-rs demands.
+
+mod command;
+mod destroy;
+mod effect;
+mod membership;
+mod message;
+mod peer;
+mod peer_storage;
+mod read;
+mod ready;
+mod snapshot;
+mod transfer;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use engine_traits::{KvEngine, LogStore};
+use kvproto::{
+    metapb::{Peer as PeerMeta, Region, RegionEpoch},
+    raft_serverpb::{PeerState, RaftApplyState},
+};
+use raft::StateRole;
+
+pub use self::effect::{ApplierEffect, ApplySnapshot, Effect, Input, LogWrite, PeerTag, RequestId};
+use self::peer::Peer;
+pub(crate) use self::peer_storage::conf_state_of;
+use super::{
+    apply::Applier,
+    config::Config,
+    local_state::{load_apply_state, load_region_states},
+    region::{find_peer, is_initialized},
+};
+use crate::{
+    Error, Result,
+    coprocessor::{CoprocessorHost, RegionChangeEvent},
+};
+
+/// All peers of one store.
+pub struct Store<E: KvEngine, L: LogStore> {
+    store_id: u64,
+    config: Config,
+    host: CoprocessorHost<E>,
+    log: L,
+    // Ordered, so that the same inputs always lead to the same effects.
+    peers: BTreeMap<u64, Peer<L>>,
+    /// Initialized regions by their end, a data key.
+    ranges: BTreeMap<Vec<u8>, u64>,
+    /// Epochs of regions whose peer here was destroyed: messages that are not newer are for the old peer.
+    tombstones: HashMap<u64, RegionEpoch>,
+    /// Peers that are gone from `peers` and whose data is being removed.
+    destroying: HashMap<u64, PeerTag>,
+    /// Regions to look at in [`Store::finish`].
+    dirty: BTreeSet<u64>,
+    effects: effect::Effects,
+}
+
+/// What can be seen of a peer from outside.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    pub region: Region,
+    pub peer_id: u64,
+    pub role: StateRole,
+    /// 0 when unknown.
+    pub leader_id: u64,
+    pub term: u64,
+    pub last_index: u64,
+    pub commit_index: u64,
+    pub applied_index: u64,
+    /// A snapshot was accepted whose data has not replaced what is on disk yet.
+    pub applying_snapshot: bool,
+}
+
+impl PeerStatus {
+    pub fn is_initialized(&self) -> bool {
+        is_initialized(&self.region)
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.role == StateRole::Leader
+    }
+}
+
+impl<E: KvEngine, L: LogStore> Store<E, L> {
+    /// Finds the store's peers on disk. Their first effects come from the next [`finish`](Self::finish).
+    ///
+    /// # Errors
+    /// When an engine cannot be read, or holds what cannot be understood.
+    pub fn load(store_id: u64, config: Config, host: CoprocessorHost<E>, kv: &E, log: L) -> Result<Self> {
+        let mut store = Self {
+            store_id,
+            config,
+            host,
+            log,
+            peers: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+            tombstones: HashMap::new(),
+            destroying: HashMap::new(),
+            dirty: BTreeSet::new(),
+            effects: effect::Effects::default(),
+        };
+        let mut regions = HashMap::new();
+        for mut state in load_region_states(kv)? {
+            let region = state.take_region();
+            if state.get_state() == PeerState::Tombstone {
+                store.load_tombstone(region)?;
+            } else {
+                regions.insert(region.get_id(), region);
+            }
+        }
+        let mut with_log = store.log.regions()?;
+        with_log.sort_unstable();
+        for region_id in with_log {
+            // A region without metadata and without a pending snapshot has an uninitialized peer: the next message
+            // creates it again, with the Raft state that it had.
+            match (store.log.pending_snapshot(region_id)?, regions.remove(&region_id)) {
+                (Some(snapshot), before) => store.resume_snapshot(region_id, &snapshot, before)?,
+                (None, Some(region)) => {
+                    let apply_state = load_apply_state(kv, region_id)?.unwrap_or_default();
+                    store.load_peer(region, apply_state)?;
+                }
+                (None, None) => {}
+            }
+        }
+        if let Some(region_id) = regions.into_keys().next() {
+            return Err(Error::InvalidRequest(format!("region {region_id} is on disk without a Raft state")));
+        }
+        Ok(store)
+    }
+
+    pub fn store_id(&self) -> u64 {
+        self.store_id
+    }
+
+    /// Takes one input. Effects come from [`finish`](Self::finish).
+    pub fn handle(&mut self, input: Input) {
+        match input {
+            Input::Tick => self.on_tick(),
+            Input::RaftMessage(message) => self.on_raft_message(*message),
+            Input::Command { id, request } => self.on_command(id, *request),
+            Input::Read { id, header } => self.on_read(id, &header),
+            Input::Persisted { tag, ready } => self.on_persisted(tag, ready),
+            Input::Applied(outcome) => self.on_applied(*outcome),
+            Input::SnapshotGenerated { tag, snapshot } => {
+                if let Some(peer) = self.peer_of(tag) {
+                    peer.storage_mut().on_snapshot_generated(snapshot.map(|snapshot| *snapshot));
+                    // raft-rs asks again when it next sends to the follower; a heartbeat's answer makes it.
+                    peer.node.ping();
+                    self.dirty.insert(tag.region_id);
+                }
+            }
+            Input::SnapshotSent { region_id, to_peer, sent } => self.on_snapshot_sent(region_id, to_peer, sent),
+            Input::Unreachable { region_id, to_peer } => {
+                if let Some(peer) = self.peers.get_mut(&region_id) {
+                    peer.node.report_unreachable(to_peer);
+                }
+            }
+            Input::SnapshotApplied { tag, cancelled } => self.on_snapshot_applied(tag, cancelled),
+            Input::DataDestroyed { tag } => self.on_data_destroyed(tag),
+        }
+    }
+
+    /// All effects of the inputs since the last call.
+    pub fn finish(&mut self) -> Vec<Effect> {
+        while let Some(region_id) = self.dirty.pop_first() {
+            self.on_ready(region_id);
+        }
+        self.effects.take()
+    }
+
+    pub fn status(&self, region_id: u64) -> Option<PeerStatus> {
+        self.peers.get(&region_id).map(Peer::status)
+    }
+
+    /// All peers, in the order of their regions' ids.
+    pub fn statuses(&self) -> Vec<PeerStatus> {
+        self.peers.values().map(Peer::status).collect()
+    }
+
+    fn on_tick(&mut self) {
+        for (region_id, peer) in &mut self.peers {
+            peer.node.tick();
+            if peer.node.has_ready() || peer.has_waiting_reads() {
+                self.dirty.insert(*region_id);
+            }
+        }
+        self.on_transfer_tick();
+    }
+
+    /// The peer that `tag` names, unless it was replaced since.
+    fn peer_of(&mut self, tag: PeerTag) -> Option<&mut Peer<L>> {
+        self.peers.get_mut(&tag.region_id).filter(|peer| peer.tag() == tag)
+    }
+
+    /// A peer that was in order when the store stopped.
+    fn load_peer(&mut self, region: Region, apply_state: RaftApplyState) -> Result<()> {
+        let meta = self.own_peer(&region)?;
+        let region_id = region.get_id();
+        let raft_state = self.log.raft_state(region_id)?.unwrap_or_default();
+        let peer =
+            Peer::new(&self.config, self.store_id, meta, region.clone(), self.log.clone(), raft_state, apply_state)?;
+        self.register_applier(&peer)?;
+        self.insert_peer(peer);
+        self.host.on_region_changed(&region, RegionChangeEvent::Create, StateRole::Follower);
+        Ok(())
+    }
+
+    fn own_peer(&self, region: &Region) -> Result<PeerMeta> {
+        find_peer(region, self.store_id).cloned().ok_or_else(|| {
+            Error::InvalidRequest(format!("region {} has no peer on store {}", region.get_id(), self.store_id))
+        })
+    }
+
+    fn insert_peer(&mut self, peer: Peer<L>) {
+        let region = peer.region();
+        if is_initialized(region) {
+            self.ranges.insert(keys::enc_end_key(region), region.get_id());
+        }
+        self.dirty.insert(region.get_id());
+        self.peers.insert(region.get_id(), peer);
+    }
+
+    fn register_applier(&mut self, peer: &Peer<L>) -> Result<()> {
+        let storage = peer.storage();
+        let applied_term = raft::Storage::term(storage, storage.applied_index())?;
+        let applier = Applier::new(peer.tag(), peer.region().clone(), storage.apply_state().clone(), applied_term);
+        self.effects.applier(ApplierEffect::Register(Box::new(applier)));
+        Ok(())
+    }
+
+    /// Another initialized region here that overlaps `region`, which is initialized.
+    fn overlapping_region(&self, region: &Region) -> Option<u64> {
+        let (start, end) = (keys::enc_start_key(region), keys::enc_end_key(region));
+        self.ranges
+            .range((std::ops::Bound::Excluded(start), std::ops::Bound::Unbounded))
+            .map(|(_, id)| *id)
+            .take_while(|id| self.peers.get(id).is_some_and(|peer| keys::enc_start_key(peer.region()) < end))
+            .find(|id| *id != region.get_id())
+    }
+}

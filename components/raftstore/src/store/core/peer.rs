@@ -1,0 +1,201 @@
+//! One replica of a region: raft-rs's node, and what waits for it.
+
+use std::collections::{HashMap, VecDeque};
+
+use engine_traits::LogStore;
+use kvproto::{
+    metapb::{Peer as PeerMeta, Region},
+    raft_serverpb::{RaftApplyState, RaftLocalState, RaftMessage},
+};
+use raft::{
+    RawNode, StateRole,
+    eraftpb::{Entry, Message, MessageType},
+};
+
+use super::{
+    PeerStatus, RequestId,
+    effect::{ApplierEffect, Effect, Effects, PeerTag},
+    peer_storage::PeerStorage,
+    read::Reads,
+    snapshot::AcceptedSnapshot,
+    transfer::Offer,
+};
+use crate::{
+    Result,
+    store::{Config, Snapshot, region::is_initialized},
+};
+
+/// A command that was proposed and is not applied yet.
+#[derive(Debug)]
+pub(super) struct Proposal {
+    pub(super) id: RequestId,
+    pub(super) index: u64,
+    pub(super) term: u64,
+}
+
+/// A `Ready` that is not durable yet, and the messages that promise that it is.
+pub(super) struct Unpersisted {
+    pub(super) number: u64,
+    /// Whether a log write was emitted for it; if not, it is durable as soon as all before it are.
+    pub(super) written: bool,
+    /// Index and term of its last entry.
+    pub(super) last_entry: Option<(u64, u64)>,
+    pub(super) messages: Vec<Message>,
+}
+
+pub(super) struct Peer<L: LogStore> {
+    pub(super) meta: PeerMeta,
+    pub(super) node: RawNode<PeerStorage<L>>,
+    /// Commands that wait for being applied, in the order of their index.
+    pub(super) proposals: VecDeque<Proposal>,
+    pub(super) reads: Reads,
+    pub(super) unpersisted: VecDeque<Unpersisted>,
+    /// Highest index handed to the applier, and highest one that it reported: `reported <= handed`.
+    pub(super) handed_index: u64,
+    pub(super) reported_index: u64,
+    /// The snapshot of the last `MsgSnapshot` that was let in, until raft-rs accepts it.
+    pub(super) received_snapshot: Option<Snapshot>,
+    /// The snapshot that raft-rs accepted, until its data is in the engine.
+    pub(super) accepted_snapshot: Option<AcceptedSnapshot>,
+    /// Committed entries behind the accepted snapshot.
+    pub(super) deferred_entries: Vec<Entry>,
+    /// An offer of leadership that this peer has not answered yet.
+    pub(super) offer: Option<Offer>,
+    /// Peers of the region that wrote to us, for answering when the region does not list them.
+    pub(super) senders: HashMap<u64, PeerMeta>,
+    /// To be destroyed as soon as the snapshot worker is done with it; the epoch for its tombstone.
+    pub(super) pending_destroy: Option<Region>,
+}
+
+impl<L: LogStore> Peer<L> {
+    pub(super) fn new(
+        config: &Config,
+        store_id: u64,
+        meta: PeerMeta,
+        region: Region,
+        log: L,
+        raft_state: RaftLocalState,
+        apply_state: RaftApplyState,
+    ) -> Result<Self> {
+        let applied = apply_state.get_applied_index();
+        let logger = tikv_util::logger::global().new(slog::o!(
+            "store_id" => store_id, "region_id" => region.get_id(), "peer_id" => meta.get_id(),
+        ));
+        let storage = PeerStorage::new(region, log, raft_state, apply_state)?;
+        let node = RawNode::new(&config.raft_config(meta.get_id(), applied), storage, &logger)?;
+        Ok(Self {
+            meta,
+            node,
+            proposals: VecDeque::new(),
+            reads: Reads::default(),
+            unpersisted: VecDeque::new(),
+            handed_index: applied,
+            reported_index: applied,
+            received_snapshot: None,
+            accepted_snapshot: None,
+            deferred_entries: Vec::new(),
+            offer: None,
+            senders: HashMap::new(),
+            pending_destroy: None,
+        })
+    }
+
+    pub(super) fn tag(&self) -> PeerTag {
+        PeerTag { region_id: self.region().get_id(), peer_id: self.meta.get_id() }
+    }
+
+    pub(super) fn region(&self) -> &Region {
+        self.storage().region()
+    }
+
+    pub(super) fn storage(&self) -> &PeerStorage<L> {
+        self.node.store()
+    }
+
+    pub(super) fn storage_mut(&mut self) -> &mut PeerStorage<L> {
+        self.node.mut_store()
+    }
+
+    pub(super) fn is_initialized(&self) -> bool {
+        is_initialized(self.region())
+    }
+
+    pub(super) fn is_leader(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
+    pub(super) fn term(&self) -> u64 {
+        self.node.raft.term
+    }
+
+    pub(super) fn role(&self) -> StateRole {
+        self.node.raft.state
+    }
+
+    /// The peer of this region with `peer_id`.
+    pub(super) fn find(&self, peer_id: u64) -> Option<&PeerMeta> {
+        let listed = self.region().get_peers().iter().find(|peer| peer.get_id() == peer_id);
+        listed.or_else(|| self.senders.get(&peer_id))
+    }
+
+    pub(super) fn leader(&self) -> Option<PeerMeta> {
+        self.find(self.node.raft.leader_id).cloned()
+    }
+
+    /// Hands committed entries to the applier, or keeps them while a snapshot is on its way to the engine.
+    pub(super) fn apply(&mut self, entries: Vec<Entry>, effects: &mut Effects) {
+        if self.accepted_snapshot.is_some() {
+            self.deferred_entries.extend(entries);
+        } else if let Some(last) = entries.last() {
+            self.handed_index = last.get_index();
+            effects.applier(ApplierEffect::Apply { tag: self.tag(), entries });
+        }
+    }
+
+    /// Wraps `message` for its peer and sends it. A message to a peer that is not known is dropped.
+    pub(super) fn send(&self, message: Message, effects: &mut Effects) {
+        let Some(to_peer) = self.find(message.get_to()).cloned() else {
+            return;
+        };
+        let mut raft_message = self.envelope(to_peer);
+        if self.is_initialized() && is_initial_message(&message) {
+            raft_message.set_start_key(self.region().get_start_key().to_vec());
+            raft_message.set_end_key(self.region().get_end_key().to_vec());
+        }
+        raft_message.set_message(message);
+        effects.push(Effect::Send(Box::new(raft_message)));
+    }
+
+    /// A message from this peer to `to_peer`, without content.
+    pub(super) fn envelope(&self, to_peer: PeerMeta) -> RaftMessage {
+        let mut message = RaftMessage::default();
+        message.set_region_id(self.region().get_id());
+        message.set_from_peer(self.meta.clone());
+        message.set_to_peer(to_peer);
+        message.set_region_epoch(self.region().get_region_epoch().clone());
+        message
+    }
+
+    pub(super) fn status(&self) -> PeerStatus {
+        PeerStatus {
+            region: self.region().clone(),
+            peer_id: self.meta.get_id(),
+            role: self.role(),
+            leader_id: self.node.raft.leader_id,
+            term: self.term(),
+            last_index: self.node.raft.raft_log.last_index(),
+            commit_index: self.node.raft.raft_log.committed,
+            applied_index: self.reported_index,
+            applying_snapshot: self.accepted_snapshot.is_some(),
+        }
+    }
+}
+
+/// Whether `message` may create a peer: a candidate's, or the first heartbeat of a leader that knows nothing of it.
+pub(super) fn is_initial_message(message: &Message) -> bool {
+    match message.get_msg_type() {
+        MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => true,
+        MessageType::MsgHeartbeat => message.get_commit() == 0,
+        _ => false,
+    }
+}

@@ -1,0 +1,229 @@
+//! Brings a received snapshot in.
+//!
+//! # How it works
+//! 1. [`Store::admit_snapshot`]: the message is checked as a whole before raft-rs sees it.
+//! 2. raft-rs accepts it. One atomic write to the log replaces the region's log and keeps the snapshot itself; from then
+//!    on the snapshot says what the region is, also after a restart.
+//! 3. That write is durable: the region's metadata is the snapshot's. Observers are told [`RegionChangeEvent::Create`].
+//! 4. Once everything older has left the applier, the snapshot worker replaces the data.
+//! 5. The applier starts anew, with the entries that were committed meanwhile.
+//!
+//! # Invariants
+//! Between 3 and 5 the disk does not match the metadata: nothing is read from it and nothing applied to it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use engine_traits::{KvEngine, LogBatch, LogOp, LogStore};
+use kvproto::{metapb::Region, raft_serverpb::RaftMessage};
+use protobuf::Message as _;
+use raft::{SnapshotStatus, StateRole, eraftpb};
+use tikv_util::{info, warn};
+
+use super::{ApplierEffect, ApplySnapshot, Effect, LogWrite, PeerTag, Store, peer::Peer};
+use crate::{
+    Result,
+    coprocessor::RegionChangeEvent,
+    store::{
+        Snapshot,
+        local_state::apply_state_at,
+        region::{find_peer, is_initialized},
+    },
+};
+
+/// A snapshot that replaces the region's data.
+pub(super) struct AcceptedSnapshot {
+    snapshot: Arc<Snapshot>,
+    stage: Stage,
+    replaces: Option<Region>,
+    cancel: Arc<AtomicBool>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It is being written to the log.
+    Persisting,
+    /// It waits until the applier is done with older entries.
+    Waiting,
+    /// The snapshot worker has it.
+    Applying,
+}
+
+impl AcceptedSnapshot {
+    fn new(snapshot: Snapshot, stage: Stage, replaces: Option<Region>) -> Self {
+        Self { snapshot: Arc::new(snapshot), stage, replaces, cancel: Arc::new(AtomicBool::new(false)) }
+    }
+
+    /// Asks the snapshot worker not to begin. Whether it has the snapshot, and so will answer.
+    pub(super) fn cancel(&self) -> bool {
+        self.cancel.store(true, Ordering::Release);
+        self.stage == Stage::Applying
+    }
+}
+
+impl<E: KvEngine, L: LogStore> Store<E, L> {
+    /// Whether raft-rs may see the snapshot in `message`.
+    pub(super) fn admit_snapshot(&mut self, message: &RaftMessage) -> bool {
+        let region_id = message.get_region_id();
+        let Some(peer) = self.peers.get(&region_id) else {
+            return false;
+        };
+        let refused = |reason: &str| {
+            warn!("snapshot refused"; "region_id" => region_id, "reason" => reason);
+            false
+        };
+        if peer.accepted_snapshot.is_some() {
+            return refused("another one is being applied");
+        }
+        let snapshot = match Snapshot::parse(region_id, message.get_message().get_snapshot()) {
+            Ok(snapshot) => snapshot,
+            Err(error) => return refused(&error.to_string()),
+        };
+        let listed = find_peer(snapshot.region(), self.store_id);
+        if listed.is_none_or(|listed| listed.get_id() != peer.meta.get_id()) {
+            return refused("it does not list this peer");
+        }
+        if let Some(other) = self.overlapping_region(snapshot.region()) {
+            return refused(&format!("its range overlaps region {other}"));
+        }
+        if let Some(peer) = self.peers.get_mut(&region_id) {
+            peer.received_snapshot = Some(snapshot);
+        }
+        true
+    }
+
+    /// raft-rs has taken `raw` as its state. Adds to `batch` what makes it so on disk.
+    pub(super) fn accept_snapshot(&mut self, region_id: u64, raw: &eraftpb::Snapshot, batch: &mut LogBatch) {
+        let Some(peer) = self.peers.get_mut(&region_id) else {
+            return;
+        };
+        let metadata = raw.get_metadata();
+        let snapshot = peer.received_snapshot.take().filter(|s| s.key().idx == metadata.get_index());
+        let snapshot = snapshot.expect("raft-rs accepts a snapshot from the message that was just admitted");
+        info!("snapshot accepted"; "region_id" => region_id, "peer_id" => peer.meta.get_id(),
+            "index" => metadata.get_index(), "size_bytes" => snapshot.size_bytes());
+        let replaces = Some(peer.region().clone()).filter(is_initialized);
+        peer.storage_mut().reset_to_snapshot(apply_state_at(metadata.get_index(), metadata.get_term()));
+        peer.accepted_snapshot = Some(AcceptedSnapshot::new(snapshot, Stage::Persisting, replaces));
+        let bytes = raw.write_to_bytes().expect("a decoded message encodes");
+        batch.push(LogOp::ClearLog { region_id });
+        batch.push(LogOp::PendingSnapshot { region_id, snapshot: Some(bytes) });
+    }
+
+    /// Something of the region became durable; if that was an accepted snapshot, the region is now the snapshot's.
+    pub(super) fn on_snapshot_persisted(&mut self, region_id: u64) {
+        let Some(peer) = self.peers.get_mut(&region_id) else {
+            return;
+        };
+        let durable = peer.unpersisted.iter().all(|ready| !ready.written);
+        let Some(accepted) = peer.accepted_snapshot.as_mut().filter(|a| a.stage == Stage::Persisting && durable) else {
+            return;
+        };
+        accepted.stage = Stage::Waiting;
+        let region = accepted.snapshot.region().clone();
+        if let Some(before) = &accepted.replaces {
+            self.ranges.remove(&keys::enc_end_key(before));
+        }
+        self.ranges.insert(keys::enc_end_key(&region), region_id);
+        if let Some(meta) = find_peer(&region, self.store_id) {
+            peer.meta = meta.clone();
+        }
+        peer.storage_mut().set_region(region.clone());
+        let role = peer.role();
+        self.host.on_region_changed(&region, RegionChangeEvent::Create, role);
+        self.start_snapshot(region_id);
+    }
+
+    /// Hands the accepted snapshot to the snapshot worker if the applier is done with older entries.
+    pub(super) fn start_snapshot(&mut self, region_id: u64) {
+        let Some(peer) = self.peers.get_mut(&region_id) else {
+            return;
+        };
+        let tag = peer.tag();
+        let idle = peer.reported_index == peer.handed_index;
+        let Some(accepted) = peer.accepted_snapshot.as_mut().filter(|a| a.stage == Stage::Waiting && idle) else {
+            return;
+        };
+        accepted.stage = Stage::Applying;
+        self.effects.applier(ApplierEffect::Forget { tag });
+        self.effects.push(Effect::ApplySnapshot(ApplySnapshot {
+            tag,
+            snapshot: accepted.snapshot.clone(),
+            replaces: accepted.replaces.clone(),
+            cancel: accepted.cancel.clone(),
+        }));
+    }
+
+    pub(super) fn on_snapshot_applied(&mut self, tag: PeerTag, cancelled: bool) {
+        let region_id = tag.region_id;
+        let Some(peer) = self.peer_of(tag) else {
+            return;
+        };
+        if let Some(region) = peer.pending_destroy.take() {
+            peer.accepted_snapshot = None;
+            return self.destroy(region_id, region);
+        }
+        assert!(!cancelled, "region {region_id}: a snapshot is cancelled only for destroying the peer");
+        let Some(accepted) = peer.accepted_snapshot.take() else {
+            return;
+        };
+        let index = accepted.snapshot.key().idx;
+        info!("snapshot applied"; "region_id" => region_id, "peer_id" => tag.peer_id, "index" => index);
+        peer.node.advance_apply_to(index);
+        (peer.handed_index, peer.reported_index) = (index, index);
+        let batch = LogBatch { ops: vec![LogOp::PendingSnapshot { region_id, snapshot: None }] };
+        self.effects.push(Effect::WriteLog(LogWrite { batch, sync: true, answer: None }));
+        self.start_applier(region_id);
+        self.dirty.insert(region_id);
+    }
+
+    /// Registers a new applier and hands it what was committed while the snapshot was being applied.
+    fn start_applier(&mut self, region_id: u64) {
+        let Some(peer) = self.peers.get_mut(&region_id) else {
+            return;
+        };
+        let storage = peer.storage();
+        let truncated = storage.apply_state().get_truncated_state();
+        let applier = crate::store::apply::Applier::new(
+            peer.tag(),
+            peer.region().clone(),
+            storage.apply_state().clone(),
+            truncated.get_term(),
+        );
+        self.effects.applier(ApplierEffect::Register(Box::new(applier)));
+        let deferred = std::mem::take(&mut peer.deferred_entries);
+        peer.apply(deferred, &mut self.effects);
+    }
+
+    /// After a restart: the peer has accepted `snapshot`, and whether its data is in the engine is unknown.
+    pub(super) fn resume_snapshot(&mut self, region_id: u64, snapshot: &[u8], before: Option<Region>) -> Result<()> {
+        let raw: eraftpb::Snapshot = kvproto::decode(snapshot).map_err(|source| crate::Error::Malformed {
+            what: "pending snapshot",
+            region_id,
+            source,
+        })?;
+        let snapshot = Snapshot::parse(region_id, &raw)?;
+        let (region, key) = (snapshot.region().clone(), snapshot.key());
+        let meta = self.own_peer(&region)?;
+        let raft_state = self.log.raft_state(region_id)?.unwrap_or_default();
+        let apply_state = apply_state_at(key.idx, key.term);
+        let log = self.log.clone();
+        let mut peer = Peer::new(&self.config, self.store_id, meta, region.clone(), log, raft_state, apply_state)?;
+        peer.accepted_snapshot = Some(AcceptedSnapshot::new(snapshot, Stage::Waiting, before));
+        info!("resuming snapshot"; "region_id" => region_id, "index" => key.idx);
+        self.insert_peer(peer);
+        self.host.on_region_changed(&region, RegionChangeEvent::Create, StateRole::Follower);
+        self.start_snapshot(region_id);
+        Ok(())
+    }
+
+    pub(super) fn on_snapshot_sent(&mut self, region_id: u64, to_peer: u64, sent: bool) {
+        if let Some(peer) = self.peers.get_mut(&region_id) {
+            let status = if sent { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+            peer.node.report_snapshot(to_peer, status);
+            self.dirty.insert(region_id);
+        }
+    }
+}

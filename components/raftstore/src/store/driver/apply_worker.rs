@@ -1,0 +1,179 @@
+//! The threads that own the regions' appliers.
+
+use std::{collections::HashMap, io, thread::JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use engine_traits::{Cf, KvEngine, WriteBatch};
+use kvproto::{metapb::Region, raft_serverpb::PeerState};
+use tikv_util::worker::{Scheduler, Worker};
+
+use super::{StoreHandle, fatal, snapshot_workers::GenerateSnapshot};
+use crate::{
+    coprocessor::CoprocessorHost,
+    store::{
+        apply::{Applier, ApplyOutcome},
+        core::{ApplierEffect, Input, PeerTag},
+        local_state::{delete_data, put_region_state},
+        region::is_initialized,
+    },
+};
+
+/// Effects that are taken together, and the size at which their changes are written before taking more.
+const MERGE_MAX: usize = 256;
+const BATCH_SIZE_BYTES_MAX: usize = 1 << 20;
+
+pub(super) struct ApplyWorkers {
+    senders: Vec<Sender<ApplierEffect>>,
+    threads: Vec<JoinHandle<()>>,
+    generator: Worker<GenerateSnapshot>,
+}
+
+impl ApplyWorkers {
+    pub(super) fn spawn<E: KvEngine>(
+        threads: usize,
+        kv: &E,
+        host: &CoprocessorHost<E>,
+        store: &StoreHandle<E>,
+        generator: Worker<GenerateSnapshot>,
+    ) -> io::Result<Self> {
+        let mut workers = Self { senders: Vec::new(), threads: Vec::new(), generator };
+        for i in 0..threads {
+            let (sender, receiver) = unbounded();
+            let worker = ApplyWorker {
+                kv: kv.clone(),
+                host: host.clone(),
+                store: store.clone(),
+                generator: workers.generator.scheduler(),
+                appliers: HashMap::new(),
+                batch: WriteBatch::new(),
+                outcomes: Vec::new(),
+            };
+            let name = format!("apply-{}-{i}", store.store_id());
+            workers.threads.push(std::thread::Builder::new().name(name).spawn(move || worker.run(&receiver))?);
+            workers.senders.push(sender);
+        }
+        Ok(workers)
+    }
+
+    pub(super) fn send(&self, effect: ApplierEffect) {
+        let region_id = match &effect {
+            ApplierEffect::Register(applier) => applier.tag().region_id,
+            ApplierEffect::Apply { tag, .. }
+            | ApplierEffect::GenerateSnapshot { tag }
+            | ApplierEffect::Destroy { tag, .. }
+            | ApplierEffect::Forget { tag } => tag.region_id,
+        };
+        let share = region_id as usize % self.senders.len();
+        // Fails only when the thread panicked; then the process is about to end.
+        let _ = self.senders[share].send(effect);
+    }
+
+    pub(super) fn stop(self) {
+        drop(self.senders);
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+        self.generator.stop();
+    }
+}
+
+struct ApplyWorker<E: KvEngine> {
+    kv: E,
+    host: CoprocessorHost<E>,
+    store: StoreHandle<E>,
+    generator: Scheduler<GenerateSnapshot>,
+    appliers: HashMap<u64, Applier>,
+    /// Changes that are not written yet, and what to report once they are.
+    batch: WriteBatch,
+    outcomes: Vec<ApplyOutcome>,
+}
+
+impl<E: KvEngine> ApplyWorker<E> {
+    fn run(mut self, effects: &Receiver<ApplierEffect>) {
+        while let Ok(first) = effects.recv() {
+            for effect in std::iter::once(first).chain(effects.try_iter().take(MERGE_MAX)) {
+                self.carry_out(effect);
+            }
+            self.flush();
+        }
+    }
+
+    fn carry_out(&mut self, effect: ApplierEffect) {
+        match effect {
+            ApplierEffect::Register(applier) => {
+                self.appliers.insert(applier.tag().region_id, *applier);
+            }
+            ApplierEffect::Apply { tag, entries } => {
+                if let Some(applier) = applier_of(&mut self.appliers, tag) {
+                    match applier.apply(&entries, &mut self.batch, &self.host) {
+                        Ok(outcome) => self.outcomes.push(outcome),
+                        Err(error) => fatal("cannot apply a committed entry", &error),
+                    }
+                }
+                if self.batch.size_bytes() >= BATCH_SIZE_BYTES_MAX {
+                    self.flush();
+                }
+            }
+            ApplierEffect::GenerateSnapshot { tag } => {
+                self.flush();
+                if let Some(applier) = applier_of(&mut self.appliers, tag) {
+                    let snapshot = Box::new(self.kv.snapshot());
+                    let region = applier.region().clone();
+                    let generate = move || super::Snapshot::generate(&*snapshot, &region);
+                    let region = applier.region().clone();
+                    // Fails only when the worker panicked; then the process is about to end.
+                    let _ = self.generator.schedule(GenerateSnapshot {
+                        tag,
+                        region,
+                        index: applier.applied_index(),
+                        term: applier.applied_term(),
+                        generate: Box::new(generate),
+                    });
+                }
+            }
+            ApplierEffect::Destroy { tag, region } => {
+                self.flush();
+                self.appliers.remove(&tag.region_id);
+                self.destroy(&region);
+                let _ = self.store.input(Input::DataDestroyed { tag });
+            }
+            ApplierEffect::Forget { tag } => {
+                self.flush();
+                self.appliers.remove(&tag.region_id);
+            }
+        }
+    }
+
+    /// Writes what was gathered, and reports it.
+    fn flush(&mut self) {
+        if !self.batch.is_empty() {
+            self.host.on_write_batch(&self.batch);
+            if let Err(error) = self.kv.write(&self.batch) {
+                fatal("cannot write applied entries", &error);
+            }
+            self.batch.clear();
+        }
+        for outcome in self.outcomes.drain(..) {
+            // Fails only when the store is stopped; a restart applies again what it does not know.
+            let _ = self.store.input(Input::Applied(Box::new(outcome)));
+        }
+    }
+
+    /// Deletes the region's data and leaves a durable tombstone. An uninitialized region has neither.
+    fn destroy(&self, region: &Region) {
+        if !is_initialized(region) {
+            return;
+        }
+        let mut batch = WriteBatch::new();
+        delete_data(&mut batch, region);
+        batch.delete(Cf::Raft, &keys::apply_state_key(region.get_id()));
+        put_region_state(&mut batch, region, PeerState::Tombstone);
+        if let Err(error) = self.kv.write(&batch).and_then(|()| self.kv.sync()) {
+            fatal("cannot destroy a peer", &error);
+        }
+    }
+}
+
+fn applier_of(appliers: &mut HashMap<u64, Applier>, tag: PeerTag) -> Option<&mut Applier> {
+    appliers.get_mut(&tag.region_id).filter(|applier| applier.tag() == tag)
+}

@@ -1,0 +1,183 @@
+//! The thread that owns the core.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use engine_traits::{KvEngine, LogStore, RegionRead, Snapshot as _};
+use kvproto::metapb::Region;
+use raft::eraftpb::MessageType;
+use tikv_util::{info, warn};
+
+use super::{Outlets, ReadCallback, RegionSnapshot, StoreHandle, StoreMessage, WriteCallback};
+use crate::{
+    coprocessor::CoprocessorHost,
+    store::{
+        Config, Transport,
+        core::{Effect, Input, RequestId, Store},
+    },
+};
+
+/// Inputs that are taken in before their effects are carried out. Large enough for group commit, small enough that the
+/// first of them does not wait noticeably.
+const BATCH_MAX: usize = 512;
+
+pub(super) struct StoreThread<E: KvEngine, L: LogStore, T> {
+    core: Store<E, L>,
+    kv: E,
+    transport: T,
+    host: CoprocessorHost<E>,
+    outlets: Outlets,
+    own: StoreHandle<E>,
+    tick_interval: Duration,
+    next_tick: Instant,
+    last_id: u64,
+    commands: HashMap<RequestId, WriteCallback>,
+    reads: HashMap<RequestId, (u64, ReadCallback<E>)>,
+}
+
+impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
+    pub(super) fn new(
+        core: Store<E, L>,
+        config: Config,
+        kv: E,
+        transport: T,
+        host: CoprocessorHost<E>,
+        outlets: Outlets,
+        own: StoreHandle<E>,
+    ) -> Self {
+        let tick_interval = config.raft_base_tick_interval.0;
+        Self {
+            core,
+            kv,
+            transport,
+            host,
+            outlets,
+            own,
+            tick_interval,
+            next_tick: now() + tick_interval,
+            last_id: 0,
+            commands: HashMap::new(),
+            reads: HashMap::new(),
+        }
+    }
+
+    pub(super) fn run(mut self, receiver: &Receiver<StoreMessage<E>>) {
+        info!("store started"; "store_id" => self.core.store_id());
+        self.carry_out();
+        loop {
+            let message = match receiver.recv_timeout(self.next_tick.saturating_duration_since(now())) {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let more = receiver.try_iter().take(BATCH_MAX);
+            let mut stop = false;
+            for message in message.into_iter().chain(more) {
+                stop |= matches!(message, StoreMessage::Stop);
+                self.take_in(message);
+            }
+            if now() >= self.next_tick {
+                // After a pause of the process one tick passes, not all that were missed: peers were paused, not dead.
+                self.next_tick = now() + self.tick_interval;
+                self.core.handle(Input::Tick);
+            }
+            self.carry_out();
+            if stop {
+                break;
+            }
+        }
+        self.stop();
+    }
+
+    fn take_in(&mut self, message: StoreMessage<E>) {
+        match message {
+            StoreMessage::Input(input) => self.core.handle(input),
+            StoreMessage::Command { request, callback } => {
+                let id = self.next_id();
+                self.commands.insert(id, callback);
+                self.core.handle(Input::Command { id, request });
+            }
+            StoreMessage::Read { header, read_ts, callback } => {
+                let id = self.next_id();
+                self.reads.insert(id, (read_ts, callback));
+                self.core.handle(Input::Read { id, header });
+            }
+            StoreMessage::Inspect(callback) => callback(self.core.statuses()),
+            StoreMessage::Stop => {}
+        }
+    }
+
+    fn next_id(&mut self) -> RequestId {
+        self.last_id += 1;
+        RequestId(self.last_id)
+    }
+
+    fn carry_out(&mut self) {
+        for effect in self.core.finish() {
+            match effect {
+                Effect::Send(message) => self.send(*message),
+                Effect::WriteLog(write) => drop(self.outlets.log.send(write)),
+                Effect::Applier(effect) => self.outlets.appliers.send(effect),
+                Effect::ApplySnapshot(snapshot) => {
+                    // Fails only when the worker panicked; then the process is about to end.
+                    let _ = self.outlets.snapshot_applier.scheduler().schedule(snapshot);
+                }
+                Effect::Respond { id, response } => {
+                    if let Some(callback) = self.commands.remove(&id) {
+                        callback(*response);
+                    }
+                }
+                Effect::ServeRead { ids, region, applied_index, term } => {
+                    self.serve_reads(ids, &region, applied_index, term);
+                }
+                Effect::FailRead { id, error } => {
+                    if let Some((_, callback)) = self.reads.remove(&id) {
+                        callback(Err(error));
+                    }
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, message: kvproto::raft_serverpb::RaftMessage) {
+        let (region_id, to_peer) = (message.get_region_id(), message.get_to_peer().get_id());
+        let is_snapshot = message.get_message().get_msg_type() == MessageType::MsgSnapshot;
+        let sent = self.transport.send(message).is_ok();
+        if is_snapshot {
+            self.core.handle(Input::SnapshotSent { region_id, to_peer, sent });
+        } else if !sent {
+            self.core.handle(Input::Unreachable { region_id, to_peer });
+        }
+    }
+
+    fn serve_reads(&mut self, ids: Vec<RequestId>, region: &Region, applied_index: u64, term: u64) {
+        for (read_ts, callback) in ids.iter().filter_map(|id| self.reads.remove(id)) {
+            let snapshot = self.kv.region_snapshot(&RegionRead { region, read_ts });
+            self.host.on_snapshot(region, read_ts, snapshot.source());
+            callback(Ok(RegionSnapshot { snapshot, region: region.clone(), applied_index, term }));
+        }
+    }
+
+    /// Ends the other threads, in the order in which work flows.
+    fn stop(self) {
+        let Self { core, host, outlets, own, .. } = self;
+        let Outlets { log, log_writer, appliers, snapshot_applier } = outlets;
+        drop(log);
+        let log_writer = log_writer.join();
+        appliers.stop();
+        snapshot_applier.stop();
+        host.shutdown();
+        if log_writer.is_err() {
+            warn!("the log writer has panicked"; "store_id" => core.store_id());
+        }
+        info!("store stopped"; "store_id" => own.store_id);
+    }
+}
+
+#[allow(clippy::disallowed_methods)] // A driver is where real time enters.
+fn now() -> Instant {
+    Instant::now()
+}

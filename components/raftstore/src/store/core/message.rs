@@ -93,11 +93,11 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let mut region = Region::default();
         region.set_id(region_id);
         // Left behind by an uninitialized peer from before a restart: its vote still counts.
-        let raft_state = self.log.raft_state(region_id).and_then(|state| {
+        let raft_state = self.log.raft_state(region_id).map(|state| {
             let mut state = state.unwrap_or_default();
             state.set_last_index(0);
             state.mut_hard_state().set_commit(0);
-            Ok(state)
+            state
         });
         let peer = raft_state.map_err(Into::into).and_then(|raft_state| {
             let apply_state = RaftApplyState::default();

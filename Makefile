@@ -1,0 +1,68 @@
+# One profile (dev) and one target directory serve the demo, the tests and the failpoint tests, so that a crate is
+# compiled once. The directory lies outside the clone: clones of this repository share it.
+CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/preload_observer/target
+export CARGO_TARGET_DIR
+
+# rustup puts cargo here; a shell that was open during the installation does not know it yet.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+# Passed to every cargo command. In CI a Cargo.lock that does not fit the manifests is an error.
+CARGO_FLAGS ?= $(if $(CI),--locked)
+# Passed to `make demo` and `make bench`.
+ARGS ?=
+
+# nextest is used when it is installed: it runs each test in a process of its own, and prints a summary.
+NEXTEST := $(shell PATH="$(PATH)" cargo nextest --version >/dev/null 2>&1 && echo yes)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-workspace test-docs test-failpoints check check-format check-clippy check-docs bench
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Check for a C compiler and the Rust toolchain, and install what is missing.
+	@./scripts/setup.sh
+
+# Not `cargo run -p preload-node`: with the whole workspace selected, third-party crates get the same features as in
+# test-workspace. Alone, the node would have fjall and what depends on it compiled a second time.
+demo: setup ## Run the demo; options go into ARGS, for example ARGS=--json.
+	@cargo build $(CARGO_FLAGS) --workspace --bin preload-node
+	@"$(CARGO_TARGET_DIR)/debug/preload-node" demo $(ARGS)
+
+test: test-workspace test-docs test-failpoints ## Run all tests.
+
+test-workspace: setup ## Run unit, integration and process tests.
+ifeq ($(NEXTEST),yes)
+	cargo nextest run $(CARGO_FLAGS) --workspace
+else
+	cargo test $(CARGO_FLAGS) --workspace --all-targets
+endif
+
+test-docs: setup ## Run the examples in the documentation.
+	cargo test $(CARGO_FLAGS) --workspace --doc
+
+# The whole workspace is selected, although only one test binary is built, so that third-party crates get the same
+# features as in test-workspace and are not compiled again. The failpoint registry is process-wide, hence one test at a
+# time where a process runs several.
+test-failpoints: setup ## Run the failpoint tests.
+ifeq ($(NEXTEST),yes)
+	cargo nextest run $(CARGO_FLAGS) --workspace --features preload_observer/failpoints --test failpoints
+else
+	cargo test $(CARGO_FLAGS) --workspace --features preload_observer/failpoints --test failpoints -- --test-threads=1
+endif
+
+check: check-format check-clippy check-docs ## Check format, lints and documentation. Edits nothing.
+
+check-format: setup ## Check the format.
+	cargo fmt --all --check
+
+check-clippy: setup ## Run clippy on all targets, with and without failpoints; check the plugin without default features.
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets --features preload_observer/failpoints -- -D warnings
+	cargo check $(CARGO_FLAGS) -p preload_observer --no-default-features
+
+check-docs: setup ## Build the documentation without warnings.
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --workspace --no-deps
+
+bench: setup ## Measure what the plugin costs per Raft message; options go into ARGS.
+	@cargo run $(CARGO_FLAGS) --release -p preload-bench -- observer $(ARGS)

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Checks for what a build needs, and installs what it may: a C compiler (apt-get, as root or with passwordless sudo) and
+# the toolchain that rust-toolchain.toml names (rustup). Silent when nothing is missing; talks on stderr only, so that
+# what a command prints afterwards can be piped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+give_up() {
+    say "$@"
+    exit 1
+}
+
+# rustc links with cc, and raft-engine's compression is in C: the compiler needs headers and libc, not just to exist.
+c_compiler_works() {
+    command -v cc >/dev/null || return 1
+    local dir
+    dir=$(mktemp -d)
+    printf '#include <stdlib.h>\nint main(void) { return EXIT_SUCCESS; }\n' >"$dir/probe.c"
+    local status=0
+    cc -o "$dir/probe" "$dir/probe.c" >/dev/null 2>&1 || status=1
+    rm -rf "$dir"
+    return "$status"
+}
+
+install_c_compiler() {
+    local by_hand='install one and run this again: on Debian and Ubuntu, sudo apt-get install gcc libc6-dev;'
+    by_hand+=' on Fedora, sudo dnf install gcc glibc-devel; on macOS, xcode-select --install'
+    command -v apt-get >/dev/null || give_up "no working C compiler (cc); $by_hand"
+
+    local as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! command -v sudo >/dev/null || ! sudo -n true 2>/dev/null; then
+            give_up "no working C compiler (cc); $by_hand"
+        fi
+        as_root=(sudo -n)
+    fi
+    say 'no working C compiler (cc): installing gcc and libc6-dev'
+    local install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q
+        --no-install-recommends gcc libc6-dev)
+    { "${as_root[@]}" apt-get update -q && "${install[@]}"; } </dev/null >&2 || give_up "apt-get failed; $by_hand"
+    c_compiler_works || give_up "cc still does not work; $by_hand"
+}
+
+c_compiler_works || install_c_compiler
+
+pinned=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' rust-toolchain.toml)
+version_of_rustc() { rustc --version 2>/dev/null | cut -d ' ' -f 2; }
+
+if ! command -v cargo >/dev/null; then
+    say "no cargo: install rustup, then run this again:"
+    say "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal"
+    exit 1
+fi
+found=$(version_of_rustc || true)
+if [ "$found" != "$pinned" ] && command -v rustup >/dev/null; then
+    say "installing Rust $pinned, which rust-toolchain.toml names"
+    rustup toolchain install "$pinned" --profile minimal --component rustfmt --component clippy </dev/null >&2 ||
+        give_up "rustup failed; when it can reach its server, run: rustup toolchain install $pinned"
+    found=$(version_of_rustc || true)
+    [ "$found" = "$pinned" ] ||
+        give_up "rustc is ${found:-unusable}, not $pinned; RUSTUP_TOOLCHAIN or 'rustup override' may stand in the way"
+fi
+if [ "$found" != "$pinned" ]; then
+    oldest=$(printf '%s\n%s\n' "$pinned" "${found:-0}" | sort -V | head -n 1)
+    [ "$oldest" = "$pinned" ] || give_up "rustc is ${found:-unusable}, at least $pinned is needed: https://rustup.rs"
+    say "rustc is $found; this tree is tested with $pinned, so lints and format may differ"
+fi

@@ -1,1 +1,3 @@
+//! The plugin, and the host that it comes with, through their public interfaces on a running cluster.
 
+mod raftstore;

@@ -1,1 +1,14 @@
+//! Raft clusters in one process, on real threads, engines and disks, with a network that can be interfered with.
+//!
+//! - [`Cluster`]: starts, stops and restarts stores, and talks to them as a client would.
+//! - [`Network`]: delivers messages between the stores of a process; [`Filter`]s drop, change or hold them.
+//! - [`requests`]: builds commands.
+//! - [`wait`]: waits for a condition, with a deadline.
 
+mod cluster;
+mod network;
+pub mod requests;
+pub mod wait;
+
+pub use cluster::{Cluster, ClusterConfig, Kv, Log, NodeContext, PeerStatusOn, Plugin, REGION_ID, first_peer_id};
+pub use network::{Filter, Hold, Network, NetworkTransport, Verdict};

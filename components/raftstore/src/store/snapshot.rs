@@ -203,7 +203,7 @@ mod tests {
     }
 
     fn payload() -> RaftSnapshotData {
-        let engine = MemDisk::default().open("kv").unwrap();
+        let engine = MemDisk::new().open("kv");
         let mut batch = WriteBatch::new();
         for (cf, key, value) in [
             (Cf::Default, &b"zb"[..], &b"first"[..]),

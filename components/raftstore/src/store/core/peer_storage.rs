@@ -280,7 +280,7 @@ mod tests {
     }
 
     fn storage() -> PeerStorage<engine_test::MemLogStore> {
-        let log = MemDisk::default().open_log("raft").unwrap();
+        let log = MemDisk::new().open_log_store("raft");
         let mut region = Region::default();
         region.set_id(1);
         let mut raft_state = RaftLocalState::default();

@@ -1,0 +1,393 @@
+//! A cluster of stores in one process, and a client for it.
+//!
+//! # How it works
+//! Store `n` has its data under `<dir>/store-n`: `kv` (the data engine) and `raft` (the log). The first region has id
+//! [`REGION_ID`], covers the whole key space, and has peer `100 + n` on store `n`.
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use engine_fjall::{FjallConfig, FjallEngine};
+use engine_traits::{Cf, KvEngine, RegionCacheEngineExt};
+use hybrid_engine::{HybridEngine, RegionCacheObserver};
+use in_memory_engine::{RegionCacheEngine, RegionCacheEngineConfig};
+use kvproto::{
+    errorpb,
+    metapb::{Peer, Region},
+    raft_cmdpb::{RaftCmdRequest, RaftCmdResponse, Request},
+};
+use raft::eraftpb::ConfChangeType;
+use raft_log_engine::{RaftLogConfig, RaftLogEngine};
+use raftstore::{
+    Error, Result,
+    coprocessor::CoprocessorHost,
+    store::{
+        Config, PeerStatus, RegionSnapshot, StoreHandle, StoreInbox, StoreThreads, bootstrap_region, bootstrap_store,
+        new_peer,
+    },
+};
+
+use tikv_util::config::ReadableDuration;
+
+use crate::{
+    network::{Network, NetworkTransport},
+    requests, wait,
+};
+
+/// The data engine of a cluster's stores.
+pub type Kv = HybridEngine<FjallEngine>;
+/// The log of a cluster's stores.
+pub type Log = RaftLogEngine;
+
+/// The first region, which a new cluster begins with.
+pub const REGION_ID: u64 = 1;
+const CLUSTER_ID: u64 = 1;
+/// The region cache's own observer comes first: a plugin that looks at the cache sees it evicted already.
+const REGION_CACHE_PRIORITY: u32 = 100;
+
+/// Time that a client gives one attempt.
+const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// What a plugin gets to register itself on a store.
+pub struct NodeContext<'a> {
+    pub store_id: u64,
+    pub host: &'a mut CoprocessorHost<Kv>,
+    pub cache: Arc<dyn RegionCacheEngineExt + Send + Sync>,
+    pub transport: NetworkTransport<Kv>,
+}
+
+/// Registers on a store that is about to start; what it returns is dropped when the store has stopped.
+pub type Plugin = Arc<dyn Fn(NodeContext<'_>) -> Box<dyn Any + Send> + Send + Sync>;
+
+#[derive(Clone)]
+pub struct ClusterConfig {
+    pub stores: u64,
+    /// Stores of the first region's voters; the other stores are empty at first.
+    pub first_region_on: Vec<u64>,
+    pub raftstore: Config,
+    pub cache: RegionCacheEngineConfig,
+    /// Where the data is; a temporary directory if `None`.
+    pub data_dir: Option<PathBuf>,
+    pub plugins: Vec<Plugin>,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            stores: 3,
+            first_region_on: vec![1, 2, 3],
+            // Elections within half a second: faster tests, on disks that are faster than that.
+            raftstore: Config { raft_base_tick_interval: ReadableDuration::millis(20), ..Config::default() },
+            cache: RegionCacheEngineConfig { enabled: true, ..Default::default() },
+            data_dir: None,
+            plugins: Vec::new(),
+        }
+    }
+}
+
+struct Node {
+    kv: Kv,
+    threads: StoreThreads<Kv>,
+    _plugins: Vec<Box<dyn Any + Send>>,
+}
+
+pub struct Cluster {
+    config: ClusterConfig,
+    network: Network<Kv>,
+    nodes: BTreeMap<u64, Node>,
+    dir: PathBuf,
+    // Dropped last.
+    _temp_dir: Option<tempfile::TempDir>,
+}
+
+impl Cluster {
+    /// Starts all stores. Data that is in the directory already is taken over.
+    ///
+    /// # Errors
+    /// When a directory, an engine or a store cannot be opened.
+    pub fn start(config: ClusterConfig) -> Result<Self> {
+        let (dir, temp_dir) = match &config.data_dir {
+            Some(dir) => (dir.clone(), None),
+            None => {
+                let temp_dir =
+                    tempfile::tempdir().map_err(|e| engine_traits::Error::engine("create a directory", e))?;
+                (temp_dir.path().to_owned(), Some(temp_dir))
+            }
+        };
+        let stores = config.stores;
+        let mut cluster =
+            Self { config, network: Network::default(), nodes: BTreeMap::new(), dir, _temp_dir: temp_dir };
+        for store_id in 1..=stores {
+            cluster.start_store(store_id)?;
+        }
+        Ok(cluster)
+    }
+
+    /// Starts a store on what is in its directory.
+    ///
+    /// # Errors
+    /// When an engine or the store cannot be opened.
+    pub fn start_store(&mut self, store_id: u64) -> Result<()> {
+        let dir = self.store_dir(store_id);
+        std::fs::create_dir_all(&dir).map_err(|e| engine_traits::Error::engine("create a directory", e))?;
+        let log = RaftLogEngine::open(&dir.join("raft"), &RaftLogConfig::default())?;
+        let disk = FjallEngine::open(&dir.join("kv"), &FjallConfig::default())?;
+        let cache = RegionCacheEngine::new(&self.config.cache).map_err(|e| Error::InvalidRequest(e.to_string()))?;
+        let kv = HybridEngine::new(disk, cache.clone())
+            .map_err(|e| engine_traits::Error::engine("start the region cache", e))?;
+        self.bootstrap(store_id, &kv, &log)?;
+
+        let mut host = CoprocessorHost::default();
+        RegionCacheObserver::new(cache.clone()).register(&mut host, REGION_CACHE_PRIORITY);
+        let plugins = self.config.plugins.iter().map(|plugin| {
+            plugin(NodeContext {
+                store_id,
+                host: &mut host,
+                cache: Arc::new(cache.clone()),
+                transport: self.network.transport(),
+            })
+        });
+        let plugins = plugins.collect();
+        let inbox = StoreInbox::new(store_id);
+        self.network.connect(inbox.handle().clone());
+        let raftstore = self.config.raftstore.clone();
+        let threads = StoreThreads::start(inbox, raftstore, kv.clone(), log, self.network.transport(), host)?;
+        self.nodes.insert(store_id, Node { kv, threads, _plugins: plugins });
+        Ok(())
+    }
+
+    fn bootstrap(&self, store_id: u64, kv: &Kv, log: &Log) -> Result<()> {
+        use engine_traits::LogStore;
+        if log.store_ident()?.is_some() {
+            return Ok(());
+        }
+        if self.config.first_region_on.contains(&store_id) {
+            bootstrap_region(kv, log, &self.first_region())?;
+        }
+        bootstrap_store(log, CLUSTER_ID, store_id)?;
+        Ok(())
+    }
+
+    fn first_region(&self) -> Region {
+        let mut region = Region::default();
+        region.set_id(REGION_ID);
+        region.mut_region_epoch().set_conf_ver(1);
+        region.mut_region_epoch().set_version(1);
+        for store_id in &self.config.first_region_on {
+            region.mut_peers().push(new_peer(*store_id, first_peer_id(*store_id)));
+        }
+        region
+    }
+
+    /// Stops a store; what it acknowledged stays.
+    pub fn stop_store(&mut self, store_id: u64) {
+        self.network.disconnect(store_id);
+        if let Some(node) = self.nodes.remove(&store_id) {
+            node.threads.stop();
+        }
+    }
+
+    pub fn restart_store(&mut self, store_id: u64) -> Result<()> {
+        self.stop_store(store_id);
+        self.start_store(store_id)
+    }
+
+    pub fn network(&self) -> &Network<Kv> {
+        &self.network
+    }
+
+    pub fn store_dir(&self, store_id: u64) -> PathBuf {
+        self.dir.join(format!("store-{store_id}"))
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// # Panics
+    /// When the store is not running.
+    pub fn store(&self, store_id: u64) -> &StoreHandle<Kv> {
+        self.node(store_id).threads.handle()
+    }
+
+    /// # Panics
+    /// When the store is not running.
+    pub fn kv(&self, store_id: u64) -> &Kv {
+        &self.node(store_id).kv
+    }
+
+    /// # Panics
+    /// When the store is not running.
+    pub fn cache(&self, store_id: u64) -> &RegionCacheEngine {
+        self.node(store_id).kv.cache()
+    }
+
+    fn node(&self, store_id: u64) -> &Node {
+        self.nodes.get(&store_id).unwrap_or_else(|| panic!("store {store_id} is not running"))
+    }
+
+    /// What store `store_id` knows of a region.
+    pub fn status(&self, store_id: u64, region_id: u64) -> Option<PeerStatus> {
+        let statuses = self.nodes.get(&store_id)?.threads.handle().statuses(ATTEMPT).ok()?;
+        statuses.into_iter().find(|status| status.region.get_id() == region_id)
+    }
+
+    /// The store that leads a region, as of its own word, in the highest term; `None` while there is none.
+    pub fn leader(&self, region_id: u64) -> Option<PeerStatusOn> {
+        let statuses = self.nodes.keys().filter_map(|id| Some((*id, self.status(*id, region_id)?)));
+        let leaders = statuses.filter(|(_, status)| status.is_leader());
+        let (store_id, status) = leaders.max_by_key(|(_, status)| status.term)?;
+        Some(PeerStatusOn { store_id, status })
+    }
+
+    /// Waits for a leader of the region.
+    pub fn wait_for_leader(&self, region_id: u64) -> PeerStatusOn {
+        wait::until_some("a leader", || self.leader(region_id))
+    }
+
+    /// Has the leader carry out the command that `build` makes for the region as the leader knows it; tries again, on
+    /// whoever leads then, as long as the error says that this helps.
+    ///
+    /// A write that is tried again may be carried out twice.
+    ///
+    /// # Errors
+    /// The answer's error when trying again does not help, or the last one at the deadline.
+    pub fn execute(
+        &self,
+        region_id: u64,
+        build: impl Fn(&Region) -> RaftCmdRequest,
+    ) -> std::result::Result<RaftCmdResponse, Box<errorpb::Error>> {
+        let mut last_error = errorpb::Error::default();
+        last_error.set_message(format!("region {region_id} has no leader"));
+        let outcome = wait::within(wait::DEADLINE, || {
+            let leader = self.leader(region_id)?;
+            let command = build(&leader.status.region);
+            let error = match self.store(leader.store_id).execute(command, ATTEMPT) {
+                Ok(mut response) if response.get_header().has_error() => response.mut_header().take_error(),
+                Ok(response) => return Some(Ok(response)),
+                Err(error) => error.into(),
+            };
+            if is_final(&error) {
+                return Some(Err(Box::new(error)));
+            }
+            last_error = error;
+            None
+        });
+        outcome.unwrap_or(Err(Box::new(last_error)))
+    }
+
+    /// Writes through Raft.
+    ///
+    /// # Panics
+    /// When that is not possible within the deadline.
+    #[track_caller]
+    pub fn must_write(&self, region_id: u64, requests: Vec<Request>) {
+        if let Err(error) = self.execute(region_id, |region| requests::write(region, requests.clone())) {
+            panic!("cannot write to region {region_id}: {error:?}");
+        }
+    }
+
+    #[track_caller]
+    pub fn must_put(&self, region_id: u64, key: &[u8], value: &[u8]) {
+        self.must_write(region_id, vec![requests::put(Cf::Default, key, value)]);
+    }
+
+    /// Adds a voter.
+    #[track_caller]
+    pub fn must_add_peer(&self, region_id: u64, store_id: u64, peer_id: u64) {
+        self.must_change_peer(region_id, ConfChangeType::AddNode, new_peer(store_id, peer_id));
+    }
+
+    #[track_caller]
+    pub fn must_remove_peer(&self, region_id: u64, store_id: u64, peer_id: u64) {
+        self.must_change_peer(region_id, ConfChangeType::RemoveNode, new_peer(store_id, peer_id));
+    }
+
+    /// # Panics
+    /// When that is not possible within the deadline.
+    #[track_caller]
+    pub fn must_change_peer(&self, region_id: u64, change_type: ConfChangeType, peer: Peer) {
+        if let Err(error) = self.execute(region_id, |region| requests::change_peer(region, change_type, peer.clone())) {
+            panic!("cannot change region {region_id}, {change_type:?} {peer:?}: {error:?}");
+        }
+    }
+
+    /// Offers leadership to the peer on `store_id`, once.
+    ///
+    /// # Errors
+    /// The answer's.
+    pub fn transfer_leader(&self, region_id: u64, store_id: u64) -> std::result::Result<(), Box<errorpb::Error>> {
+        let to = |region: &Region| {
+            let peers = region.get_peers();
+            peers.iter().find(|peer| peer.get_store_id() == store_id).cloned().unwrap_or_default()
+        };
+        self.execute(region_id, |region| requests::transfer_leader(region, to(region))).map(drop)
+    }
+
+    /// Offers leadership to the peer on `store_id` until it leads.
+    ///
+    /// # Panics
+    /// When it does not within the deadline.
+    #[track_caller]
+    pub fn must_transfer_leader(&self, region_id: u64, store_id: u64) {
+        let what = format!("region {region_id} to be led by store {store_id}");
+        wait::until(&what, || {
+            if self.leader(region_id).is_some_and(|leader| leader.store_id == store_id) {
+                return true;
+            }
+            let _ = self.transfer_leader(region_id, store_id);
+            let leads = || self.leader(region_id).filter(|leader| leader.store_id == store_id);
+            wait::within(Duration::from_secs(5), leads).is_some()
+        });
+    }
+
+    /// A linearizable snapshot of the region at `read_ts`, from its leader.
+    ///
+    /// # Panics
+    /// When there is none within the deadline.
+    #[track_caller]
+    pub fn must_snapshot(&self, region_id: u64, read_ts: u64) -> RegionSnapshot<<Kv as KvEngine>::Snapshot> {
+        wait::until_some("a snapshot of the region", || {
+            let leader = self.leader(region_id)?;
+            let header = requests::header(&leader.status.region);
+            self.store(leader.store_id).snapshot(header, read_ts, ATTEMPT).ok()
+        })
+    }
+
+    /// Waits until store `store_id` has applied a value, reading its own disk.
+    #[track_caller]
+    pub fn wait_for_value(&self, store_id: u64, key: &[u8], value: &[u8]) {
+        wait::until(&format!("{key:?} on store {store_id}"), || {
+            let found = self.kv(store_id).get_value(Cf::Default, &keys::data_key(key));
+            found.is_ok_and(|found| found.as_deref() == Some(value))
+        });
+    }
+}
+
+/// A peer's status, and whose it is.
+#[derive(Clone, Debug)]
+pub struct PeerStatusOn {
+    pub store_id: u64,
+    pub status: PeerStatus,
+}
+
+/// The first region's peer on `store_id`.
+pub fn first_peer_id(store_id: u64) -> u64 {
+    100 + store_id
+}
+
+/// Whether the same command will be refused again however often it is tried.
+fn is_final(error: &errorpb::Error) -> bool {
+    !(error.has_not_leader()
+        || error.has_epoch_not_match()
+        || error.has_server_is_busy()
+        || error.has_stale_command()
+        || error.has_region_not_found()
+        || error.has_region_not_initialized()
+        || error.get_message().starts_with("no answer within"))
+}

@@ -1,0 +1,165 @@
+//! The network between the stores of one process.
+//!
+//! # How it works
+//! A message is shown to the filters in the order in which they were added, on the sender's thread; what passes all of
+//! them is put into the receiver's inbox. A store that is not running loses what is sent to it.
+//!
+//! # Invariants
+//! Messages between two stores arrive in the order in which they were sent, except for those that a filter holds.
+
+use std::{collections::HashMap, sync::Arc};
+
+use engine_traits::KvEngine;
+use kvproto::raft_serverpb::RaftMessage;
+use parking_lot::{Mutex, RwLock};
+use raftstore::{
+    Error, Result,
+    store::{StoreHandle, Transport},
+};
+
+/// What a filter does with a message.
+pub enum Verdict {
+    Pass,
+    /// Lost. The sender does not notice.
+    Drop,
+    /// Kept by the filter; the sender thinks that it is on its way.
+    Hold,
+}
+
+/// Interferes with messages. Called on the senders' threads.
+pub trait Filter: Send + Sync {
+    /// May change `message`.
+    fn filter(&self, message: &mut RaftMessage) -> Verdict;
+}
+
+impl<F: Fn(&mut RaftMessage) -> Verdict + Send + Sync> Filter for F {
+    fn filter(&self, message: &mut RaftMessage) -> Verdict {
+        self(message)
+    }
+}
+
+/// A handle: clones share one network.
+pub struct Network<E: KvEngine>(Arc<Inner<E>>);
+
+struct Inner<E: KvEngine> {
+    stores: RwLock<HashMap<u64, StoreHandle<E>>>,
+    filters: RwLock<Vec<Arc<dyn Filter>>>,
+}
+
+impl<E: KvEngine> Clone for Network<E> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<E: KvEngine> Default for Network<E> {
+    fn default() -> Self {
+        Self(Arc::new(Inner { stores: RwLock::default(), filters: RwLock::default() }))
+    }
+}
+
+impl<E: KvEngine> Network<E> {
+    pub fn connect(&self, store: StoreHandle<E>) {
+        self.0.stores.write().insert(store.store_id(), store);
+    }
+
+    pub fn disconnect(&self, store_id: u64) {
+        self.0.stores.write().remove(&store_id);
+    }
+
+    pub fn transport(&self) -> NetworkTransport<E> {
+        NetworkTransport(self.clone())
+    }
+
+    pub fn add_filter(&self, filter: Arc<dyn Filter>) {
+        self.0.filters.write().push(filter);
+    }
+
+    /// Takes all filters away. What they hold stays with them.
+    pub fn clear_filters(&self) {
+        self.0.filters.write().clear();
+    }
+
+    /// Sends as a store would.
+    ///
+    /// # Errors
+    /// When the receiver is not connected.
+    pub fn send(&self, mut message: RaftMessage) -> Result<()> {
+        for filter in self.0.filters.read().iter() {
+            match filter.filter(&mut message) {
+                Verdict::Pass => {}
+                Verdict::Drop | Verdict::Hold => return Ok(()),
+            }
+        }
+        self.deliver(message)
+    }
+
+    /// Puts `message` into its receiver's inbox, past all filters.
+    ///
+    /// # Errors
+    /// When the receiver is not connected.
+    pub fn deliver(&self, message: RaftMessage) -> Result<()> {
+        let receiver = self.0.stores.read().get(&message.get_to_peer().get_store_id()).cloned();
+        receiver.ok_or(Error::Stopped)?.deliver(message)
+    }
+}
+
+/// A [`Network`] as a store's transport.
+pub struct NetworkTransport<E: KvEngine>(Network<E>);
+
+impl<E: KvEngine> Clone for NetworkTransport<E> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<E: KvEngine> Transport for NetworkTransport<E> {
+    fn send(&mut self, message: RaftMessage) -> Result<()> {
+        self.0.send(message)
+    }
+}
+
+type Predicate = Box<dyn Fn(&RaftMessage) -> bool + Send + Sync>;
+
+/// A filter that holds messages until it is told to let them go.
+pub struct Hold {
+    wanted: Predicate,
+    /// `None` once released.
+    held: Mutex<Option<Vec<RaftMessage>>>,
+}
+
+impl Hold {
+    /// Holds the messages for which `wanted` is true.
+    pub fn new(wanted: impl Fn(&RaftMessage) -> bool + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { wanted: Box::new(wanted), held: Mutex::new(Some(Vec::new())) })
+    }
+
+    /// Number of messages that are held.
+    pub fn len(&self) -> usize {
+        self.held.lock().as_ref().map_or(0, Vec::len)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Delivers what is held, in the order in which it came, and holds nothing more.
+    pub fn release<E: KvEngine>(&self, network: &Network<E>) {
+        for message in self.held.lock().take().into_iter().flatten() {
+            // A receiver that is gone loses it.
+            let _ = network.deliver(message);
+        }
+    }
+}
+
+impl Filter for Hold {
+    fn filter(&self, message: &mut RaftMessage) -> Verdict {
+        match self.held.lock().as_mut() {
+            Some(held) if (self.wanted)(message) => {
+                held.push(std::mem::take(message));
+                Verdict::Hold
+            }
+            _ => Verdict::Pass,
+        }
+    }
+}

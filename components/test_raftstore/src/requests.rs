@@ -1,0 +1,69 @@
+//! Commands, as a client builds them.
+
+use engine_traits::Cf;
+use kvproto::{
+    metapb::{Peer, Region},
+    raft_cmdpb::{AdminCmdType, CmdType, RaftCmdRequest, RaftRequestHeader, Request},
+};
+use raft::eraftpb::ConfChangeType;
+
+/// The header of a command or read for `region` as its sender knows it.
+pub fn header(region: &Region) -> RaftRequestHeader {
+    let mut header = RaftRequestHeader::default();
+    header.set_region_id(region.get_id());
+    header.set_region_epoch(region.get_region_epoch().clone());
+    header
+}
+
+/// A command with `requests` for `region`.
+pub fn write(region: &Region, requests: Vec<Request>) -> RaftCmdRequest {
+    let mut command = RaftCmdRequest::default();
+    command.set_header(header(region));
+    command.set_requests(requests.into());
+    command
+}
+
+pub fn put(cf: Cf, key: &[u8], value: &[u8]) -> Request {
+    let mut request = Request::default();
+    request.set_cmd_type(CmdType::Put);
+    request.mut_put().set_cf(cf.name().to_owned());
+    request.mut_put().set_key(key.to_vec());
+    request.mut_put().set_value(value.to_vec());
+    request
+}
+
+pub fn delete(cf: Cf, key: &[u8]) -> Request {
+    let mut request = Request::default();
+    request.set_cmd_type(CmdType::Delete);
+    request.mut_delete().set_cf(cf.name().to_owned());
+    request.mut_delete().set_key(key.to_vec());
+    request
+}
+
+pub fn delete_range(cf: Cf, start: &[u8], end: &[u8]) -> Request {
+    let mut request = Request::default();
+    request.set_cmd_type(CmdType::DeleteRange);
+    request.mut_delete_range().set_cf(cf.name().to_owned());
+    request.mut_delete_range().set_start_key(start.to_vec());
+    request.mut_delete_range().set_end_key(end.to_vec());
+    request
+}
+
+pub fn change_peer(region: &Region, change_type: ConfChangeType, peer: Peer) -> RaftCmdRequest {
+    let mut command = RaftCmdRequest::default();
+    command.set_header(header(region));
+    let admin = command.mut_admin_request();
+    admin.set_cmd_type(AdminCmdType::ChangePeer);
+    admin.mut_change_peer().set_change_type(change_type);
+    admin.mut_change_peer().set_peer(peer);
+    command
+}
+
+pub fn transfer_leader(region: &Region, to: Peer) -> RaftCmdRequest {
+    let mut command = RaftCmdRequest::default();
+    command.set_header(header(region));
+    let admin = command.mut_admin_request();
+    admin.set_cmd_type(AdminCmdType::TransferLeader);
+    admin.mut_transfer_leader().set_peer(to);
+    command
+}

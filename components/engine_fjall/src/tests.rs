@@ -1,0 +1,305 @@
+//! What the conformance suite cannot know: tables on the disk, the directory's lock, failures, corruption.
+
+use std::{
+    error::Error as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use engine_test::conformance::KvFactory;
+use engine_traits::{Cf, Error, IterBounds, Iterator, KvEngine, Result, Snapshot, WriteBatch};
+use tempfile::TempDir;
+
+use crate::{FjallConfig, FjallEngine, FjallSnapshot};
+
+struct Factory(TempDir);
+
+impl KvFactory for Factory {
+    type Engine = FjallEngine;
+
+    fn open(&self, path: &Path) -> Result<FjallEngine> {
+        FjallEngine::open(path, &FjallConfig::default())
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.0.path().to_owned()
+    }
+}
+
+engine_test::kv_engine_conformance!(Factory(TempDir::new().unwrap()));
+
+/// The same suite with all data in tables instead of memtables.
+mod flushed {
+    use super::*;
+
+    /// An engine that flushes each family after each write.
+    #[derive(Clone, Debug)]
+    struct FlushingEngine(FjallEngine);
+
+    impl KvEngine for FlushingEngine {
+        type Snapshot = FjallSnapshot;
+
+        fn snapshot(&self) -> FjallSnapshot {
+            self.0.snapshot()
+        }
+
+        fn write(&self, batch: &WriteBatch) -> Result<()> {
+            self.0.write(batch)?;
+            flush(&self.0);
+            Ok(())
+        }
+
+        fn sync(&self) -> Result<()> {
+            self.0.sync()
+        }
+
+        fn checkpoint(&self, path: &Path) -> Result<()> {
+            self.0.checkpoint(path)
+        }
+    }
+
+    struct Factory(TempDir);
+
+    impl KvFactory for Factory {
+        type Engine = FlushingEngine;
+
+        fn open(&self, path: &Path) -> Result<FlushingEngine> {
+            FjallEngine::open(path, &FjallConfig::default()).map(FlushingEngine)
+        }
+
+        fn dir(&self) -> PathBuf {
+            self.0.path().to_owned()
+        }
+    }
+
+    // Without the cases that write hundreds of batches: a flush is two fsyncs, and they check no reads of tables.
+    engine_test::conformance_tests!(kv, Factory(TempDir::new().unwrap());
+        empty_values_and_odd_keys_are_kept
+        delete_range_is_half_open
+        delete_range_covers_earlier_puts_of_its_batch_only
+        a_snapshot_does_not_see_later_writes
+        a_cursor_does_not_see_later_writes
+        cursors_stay_within_their_bounds
+        cursors_over_empty_or_inverted_bounds_find_nothing
+        seek_finds_the_first_key_at_or_after
+        seek_for_prev_finds_the_last_key_at_or_before
+        a_cursor_changes_direction_at_any_key
+        a_cursor_that_ran_off_an_end_stays_invalid_until_it_is_positioned
+        keys_longer_than_any_stored_one_can_be_sought
+        what_was_written_is_there_after_reopening
+    );
+}
+
+fn flush(engine: &FjallEngine) {
+    for cf in Cf::ALL {
+        engine.inner().keyspace(cf).rotate_memtable_and_wait().unwrap();
+    }
+}
+
+fn open(path: &Path) -> Result<FjallEngine> {
+    FjallEngine::open(path, &FjallConfig::default())
+}
+
+fn put(engine: &FjallEngine, key: &[u8], value: &[u8]) {
+    let mut batch = WriteBatch::new();
+    batch.put(Cf::Default, key, value);
+    engine.write(&batch).unwrap();
+}
+
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+#[test]
+fn a_second_engine_on_a_directory_is_refused_by_its_path() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("kv");
+    let engine = open(&path).unwrap();
+    let refused = chain(&open(&path).unwrap_err());
+    assert_eq!(refused, format!("engine failed to open: {} is in use by another engine", path.display()));
+    drop(engine);
+    open(&path).unwrap();
+}
+
+#[test]
+fn the_directory_is_free_when_the_last_handle_is_dropped() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(dir.path()).unwrap();
+    put(&engine, b"k", b"v");
+    flush(&engine);
+    let clone = engine.clone();
+    let snapshot = engine.snapshot();
+    let mut cursor = snapshot.iter(Cf::Default, IterBounds::default()).unwrap();
+    assert!(cursor.seek_to_first().unwrap());
+    drop((engine, clone, snapshot));
+    assert!(open(dir.path()).is_err(), "the cursor holds it");
+    assert_eq!((cursor.key(), cursor.value()), (&b"k"[..], &b"v"[..]));
+    drop(cursor);
+    let engine = open(dir.path()).unwrap();
+    assert_eq!(engine.get_value(Cf::Default, b"k").unwrap().unwrap(), b"v");
+}
+
+#[test]
+fn a_path_that_is_no_directory_is_named() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("file");
+    fs::write(&path, b"not a database").unwrap();
+    let refused = chain(&open(&path).unwrap_err());
+    assert!(refused.contains(path.to_str().unwrap()), "{refused}");
+}
+
+#[test]
+fn values_out_of_range_are_refused_before_anything_is_created() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("kv");
+    type Spoil = fn(&mut FjallConfig);
+    let ranges: [(&str, Spoil); 4] = [
+        ("write_buffer_size_bytes is 1,", |config| config.write_buffer_size_bytes = 1),
+        ("raft_write_buffer_size_bytes is 1,", |config| config.raft_write_buffer_size_bytes = 1),
+        ("journal_size_max_bytes is 1048576,", |config| config.journal_size_max_bytes = 1 << 20),
+        ("worker_threads is 0,", |config| config.worker_threads = 0),
+    ];
+    for (expected, spoil) in ranges {
+        let mut config = FjallConfig::default();
+        spoil(&mut config);
+        let refused = chain(&FjallEngine::open(&path, &config).unwrap_err());
+        assert!(refused.contains(expected), "{refused}");
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn a_failure_poisons_later_writes_and_syncs_but_no_reads() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(dir.path()).unwrap();
+    put(&engine, b"k", b"v");
+    let failure = fjall::Error::Io(std::io::Error::other("the disk is gone"));
+    assert!(matches!(engine.inner().poison("sync", failure), Error::Engine { operation: "sync", .. }));
+    engine.inner().poison("write", fjall::Error::Poisoned);
+
+    let batch = WriteBatch::new();
+    assert!(matches!(engine.write(&batch), Err(Error::Poisoned { operation: "sync" })), "the first one is kept");
+    assert!(matches!(engine.sync(), Err(Error::Poisoned { operation: "sync" })));
+    assert!(matches!(engine.checkpoint(&dir.path().join("copy")), Err(Error::Poisoned { .. })));
+    assert_eq!(engine.get_value(Cf::Default, b"k").unwrap().unwrap(), b"v");
+    drop(engine);
+    put(&open(dir.path()).unwrap(), b"k", b"again");
+}
+
+#[test]
+fn a_flipped_bit_in_a_table_is_corruption() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(dir.path()).unwrap();
+    let mut batch = WriteBatch::new();
+    for i in 0..2000u32 {
+        batch.put(Cf::Default, &i.to_be_bytes(), &[i as u8; 100]);
+    }
+    engine.write(&batch).unwrap();
+    flush(&engine);
+    let tables = tables(engine.inner().keyspace(Cf::Default).path());
+    assert!(!tables.is_empty());
+    drop(engine);
+    for table in tables {
+        let mut bytes = fs::read(&table).unwrap();
+        let middle = bytes.len() / 3;
+        bytes[middle] ^= 1;
+        fs::write(&table, bytes).unwrap();
+    }
+
+    let result = open(dir.path()).and_then(|engine| {
+        let mut cursor = engine.snapshot().iter(Cf::Default, IterBounds::default())?;
+        let mut valid = cursor.seek_to_first()?;
+        while valid {
+            valid = cursor.next()?;
+        }
+        Ok(())
+    });
+    assert!(matches!(result, Err(Error::Corruption { .. })), "{result:?}");
+}
+
+/// The files of a keyspace's tables.
+fn tables(keyspace: &Path) -> Vec<PathBuf> {
+    let directory = keyspace.join("tables");
+    fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn a_torn_last_batch_is_dropped_as_a_whole() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(dir.path()).unwrap();
+    put(&engine, b"whole", b"v");
+    let mut batch = WriteBatch::new();
+    Cf::ALL.iter().for_each(|cf| batch.put(*cf, b"torn", &[7; 100]));
+    engine.write(&batch).unwrap();
+    drop(engine);
+    let journal = dir.path().join("0.jnl");
+    let bytes = fs::read(&journal).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    fs::write(&journal, &bytes[..end - 150]).unwrap();
+
+    let engine = open(dir.path()).unwrap();
+    assert_eq!(engine.get_value(Cf::Default, b"whole").unwrap().unwrap(), b"v");
+    for cf in Cf::ALL {
+        assert_eq!(engine.get_value(cf, b"torn").unwrap(), None, "{cf}");
+    }
+    put(&engine, b"after", b"v");
+}
+
+/// What a killed process leaves is what its writes handed to the operating system.
+#[test]
+fn a_write_is_in_the_files_when_it_returns() {
+    let dir = TempDir::new().unwrap();
+    let (path, killed) = (dir.path().join("kv"), dir.path().join("killed"));
+    let engine = open(&path).unwrap();
+    put(&engine, b"put", b"v");
+    let mut batch = WriteBatch::new();
+    batch.delete_range(Cf::Default, b"a", b"b");
+    batch.put(Cf::Lock, b"with a range", b"v");
+    engine.write(&batch).unwrap();
+    copy_files(&path, &killed);
+
+    let copy = open(&killed).unwrap();
+    assert_eq!(copy.get_value(Cf::Default, b"put").unwrap().unwrap(), b"v");
+    assert_eq!(copy.get_value(Cf::Lock, b"with a range").unwrap().unwrap(), b"v");
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(std::result::Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_files(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_refuses_even_an_empty_directory() {
+    let dir = TempDir::new().unwrap();
+    let (engine, path) = (open(&dir.path().join("kv")).unwrap(), dir.path().join("empty"));
+    fs::create_dir(&path).unwrap();
+    let refused = chain(&engine.checkpoint(&path).unwrap_err());
+    assert_eq!(refused, format!("engine failed to checkpoint: {} exists already", path.display()));
+}
+
+#[test]
+fn what_an_interrupted_checkpoint_left_is_replaced() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir.path().join("kv")).unwrap();
+    put(&engine, b"k", b"v");
+    let (path, incomplete) = (dir.path().join("copy"), dir.path().join("copy.incomplete"));
+    put(&open(&incomplete).unwrap(), b"left over", b"v");
+    engine.checkpoint(&path).unwrap();
+    assert!(!incomplete.exists());
+    let copy = open(&path).unwrap();
+    assert_eq!(copy.get_value(Cf::Default, b"left over").unwrap(), None);
+    assert_eq!(copy.get_value(Cf::Default, b"k").unwrap().unwrap(), b"v");
+}

@@ -30,10 +30,6 @@ use crate::{
     sorted_map::{Builder, entry_bytes},
 };
 
-/// Entries that one step scans. Between two chunks a cancelled load ends, and a chunk is what an iterator is created
-/// for; at a million entries per second this is a millisecond.
-const CHUNK_ENTRIES: usize = 1024;
-
 /// How a load attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadOutcome {
@@ -133,12 +129,13 @@ impl RegionCacheEngine {
 }
 
 impl<S: Snapshot> LoadJob<S> {
-    /// Scans the next chunk, or activates the regions when all is scanned. Done is done: further calls change nothing.
-    pub fn step(&mut self) -> LoadProgress {
+    /// Scans up to `entries_max` entries, or activates the regions when all is scanned. Done is done: further calls
+    /// change nothing.
+    pub fn step(&mut self, entries_max: usize) -> LoadProgress {
         if let Some(outcome) = self.outcome {
             return LoadProgress::Done(outcome);
         }
-        match self.advance() {
+        match self.advance(entries_max) {
             Ok(None) => LoadProgress::More,
             Ok(Some(outcome)) => self.finish(outcome),
             Err(error) => {
@@ -149,7 +146,7 @@ impl<S: Snapshot> LoadJob<S> {
         }
     }
 
-    fn advance(&mut self) -> Result<Option<LoadOutcome>, LoadError> {
+    fn advance(&mut self, entries_max: usize) -> Result<Option<LoadOutcome>, LoadError> {
         fail_point!("in_memory_engine::load::fail", |_| Err(LoadError::FailPoint));
         if self.is_cancelled() {
             return Ok(Some(LoadOutcome::Cancelled));
@@ -158,7 +155,7 @@ impl<S: Snapshot> LoadJob<S> {
             let next = self.cache.core.topology.lock().table.next_range(self.attempt, &self.position);
             match next {
                 Some((start, end)) => {
-                    self.scan_chunk(*cf, start, end)?;
+                    self.scan_chunk(*cf, start, end, entries_max)?;
                     return Ok(None);
                 }
                 None => {
@@ -171,12 +168,12 @@ impl<S: Snapshot> LoadJob<S> {
         self.activate().map(Some)
     }
 
-    /// Scans up to [`CHUNK_ENTRIES`] of `start <= key < end`, and leaves `position` behind them.
-    fn scan_chunk(&mut self, cf: Cf, start: Vec<u8>, end: Vec<u8>) -> Result<(), LoadError> {
+    /// Scans up to `entries_max` entries (but at least one) of `start <= key < end`, and leaves `position` behind them.
+    fn scan_chunk(&mut self, cf: Cf, start: Vec<u8>, end: Vec<u8>, entries_max: usize) -> Result<(), LoadError> {
         let mut cursor = self.disk.iter(cf, IterBounds::new(start, end.clone()))?;
         let builder = &mut self.scanned[self.family];
         let mut valid = cursor.seek_to_first()?;
-        for _ in 0..CHUNK_ENTRIES {
+        for _ in 0..entries_max.max(1) {
             if !valid {
                 break;
             }

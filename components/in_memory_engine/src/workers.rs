@@ -21,7 +21,12 @@ use engine_traits::KvEngine;
 
 use crate::{RegionCacheEngine, engine::QueuedLoad, housekeeping::Chore, load::LoadProgress};
 
+/// Entries that one step of a load scans. Between two steps a cancelled load ends, and for each the disk is sought once;
+/// at a million entries per second this is a millisecond.
+const LOAD_STEP_ENTRIES: usize = 1024;
+
 /// The running threads of a cache. They end when this is dropped.
+#[derive(Debug)]
 pub struct CacheWorkers {
     cache: RegionCacheEngine,
     stopping: Arc<AtomicBool>,
@@ -53,7 +58,7 @@ impl RegionCacheEngine {
 fn run_loads<E: KvEngine>(cache: &RegionCacheEngine, disk: &E, stopping: &AtomicBool) {
     while let Ok(QueuedLoad::Attempt(attempt)) = cache.core.loads.1.recv() {
         let Some(mut job) = cache.begin_load(attempt, disk) else { continue };
-        while !stopping.load(Ordering::Relaxed) && job.step() == LoadProgress::More {}
+        while !stopping.load(Ordering::Relaxed) && job.step(LOAD_STEP_ENTRIES) == LoadProgress::More {}
     }
 }
 

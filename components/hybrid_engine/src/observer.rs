@@ -1,0 +1,191 @@
+//! What raftstore tells the cache.
+//!
+//! **Owns** the translation of raftstore's events into events of the cache.
+//!
+//! **How it works.** The write path keeps cached data equal to the disk, deletions of ranges included. What is left are
+//! changes of the disk that do not go through it, and changes of what a region is:
+//!
+//! | event | the cache |
+//! |---|---|
+//! | a snapshot is applied | evicts the range before, and again after: a load that began in between has read a mix |
+//! | files are ingested, a range is deleted | evicts the region when it is done |
+//! | split | follows |
+//! | prepare merge, flashback | evicts |
+//! | commit or rollback of a merge | evicts, and loads the region with its new epoch if it was cached |
+//! | the leader steps down, the peer is destroyed | evicts |
+//!
+//! **Invariants.** A region that is not initialized is evicted by its id; no range is ever made of it (tikv/tikv#17767,
+//! #18046). A command that failed changes nothing.
+//!
+//! **Must not** block or panic: the hooks run on raftstore's threads.
+
+use engine_traits::{CacheRegion, EvictReason, KvEngine, RegionCacheEngineExt, RegionEvent};
+use in_memory_engine::RegionCacheEngine;
+use kvproto::{
+    metapb::Region,
+    raft_cmdpb::{AdminCmdType, CmdType},
+    raft_serverpb::RaftApplyState,
+};
+use raft::StateRole;
+use raftstore::{
+    coprocessor::{
+        AdminObserver, ApplyCtxInfo, ApplySnapshotObserver, BoxAdminObserver, BoxApplySnapshotObserver,
+        BoxQueryObserver, BoxRoleObserver, Cmd, Coprocessor, CoprocessorHost, DestroyPeerObserver, ObserverContext,
+        QueryObserver, RegionState, RoleChange, RoleObserver, dispatcher::BoxDestroyPeerObserver,
+    },
+    store::{SnapKey, Snapshot},
+};
+
+/// Keeps a region cache in step with raftstore. See the module.
+#[derive(Clone, Debug)]
+pub struct RegionCacheObserver {
+    cache: RegionCacheEngine,
+}
+
+impl RegionCacheObserver {
+    pub fn new(cache: RegionCacheEngine) -> Self {
+        Self { cache }
+    }
+
+    /// Registers all hooks on `host`. Observers with a smaller `priority` are called first.
+    pub fn register<E: KvEngine>(&self, host: &mut CoprocessorHost<E>, priority: u32) {
+        let registry = &mut host.registry;
+        registry.register_admin_observer(priority, BoxAdminObserver::new(self.clone()));
+        registry.register_query_observer(priority, BoxQueryObserver::new(self.clone()));
+        registry.register_apply_snapshot_observer(priority, BoxApplySnapshotObserver::new(self.clone()));
+        registry.register_role_observer(priority, BoxRoleObserver::new(self.clone()));
+        registry.register_destroy_peer_observer(priority, BoxDestroyPeerObserver::new(self.clone()));
+    }
+
+    /// Evicts what is cached under the region's id, and in its range if it has one.
+    fn evict(&self, region: &Region, reason: EvictReason) {
+        match cache_region(region) {
+            Some(region) => {
+                self.cache.on_region_event(RegionEvent::Eviction { region, reason, on_evict_finished: None });
+            }
+            None => self.cache.evict_region_by_id(region.get_id(), reason),
+        }
+    }
+
+    /// A merge ended for `region`, which is `merged` now.
+    fn evict_and_reload(&self, region: &Region, merged: &Region) {
+        let was_cached = self.cache.region_status(region.get_id()).is_some();
+        self.evict(region, EvictReason::Merge);
+        self.evict(merged, EvictReason::Merge);
+        if let Some(region) = cache_region(merged).filter(|_| was_cached) {
+            self.cache.on_region_event(RegionEvent::TryLoad { region, for_manual_range: false });
+        }
+    }
+
+    fn follow_split(&self, source: &Region, state: &RegionState) {
+        let new_regions = state.new_regions.iter().chain(&state.modified_region).filter_map(cache_region);
+        // The derived region may be listed among the new ones as well.
+        let mut pieces: Vec<CacheRegion> = Vec::new();
+        for piece in new_regions {
+            if !pieces.contains(&piece) {
+                pieces.push(piece);
+            }
+        }
+        if let Some(source) = cache_region(source) {
+            self.cache.on_region_event(RegionEvent::Split { source, new_regions: pieces });
+        }
+    }
+}
+
+/// `None` when the region is not initialized.
+fn cache_region(region: &Region) -> Option<CacheRegion> {
+    (!region.get_peers().is_empty()).then(|| CacheRegion::from_region(region))
+}
+
+impl Coprocessor for RegionCacheObserver {}
+
+impl AdminObserver for RegionCacheObserver {
+    fn post_exec_admin(
+        &self,
+        ctx: &mut ObserverContext<'_>,
+        cmd: &Cmd,
+        _apply_state: &RaftApplyState,
+        state: &RegionState,
+        _info: &mut ApplyCtxInfo<'_>,
+    ) -> bool {
+        if cmd.response.get_header().has_error() {
+            return false;
+        }
+        let request = cmd.request.get_admin_request();
+        let region = ctx.region();
+        let changed = state.modified_region.as_ref().unwrap_or(region);
+        match request.get_cmd_type() {
+            AdminCmdType::Split | AdminCmdType::BatchSplit => self.follow_split(region, state),
+            AdminCmdType::PrepareMerge => self.evict(region, EvictReason::PrepareMerge),
+            AdminCmdType::CommitMerge => {
+                self.evict(request.get_commit_merge().get_source(), EvictReason::Merge);
+                self.evict_and_reload(region, changed);
+            }
+            AdminCmdType::RollbackMerge => self.evict_and_reload(region, changed),
+            AdminCmdType::PrepareFlashback => self.evict(region, EvictReason::Flashback),
+            _ => {}
+        }
+        false
+    }
+}
+
+impl QueryObserver for RegionCacheObserver {
+    fn post_exec_query(
+        &self,
+        ctx: &mut ObserverContext<'_>,
+        cmd: &Cmd,
+        _apply_state: &RaftApplyState,
+        _region_state: &RegionState,
+        _info: &mut ApplyCtxInfo<'_>,
+    ) -> bool {
+        // Whether or not it succeeded: a command that failed half way leaves the disk in doubt.
+        for request in cmd.request.get_requests() {
+            match request.get_cmd_type() {
+                CmdType::IngestSST => self.evict(ctx.region(), EvictReason::IngestSST),
+                CmdType::DeleteRange => self.evict(ctx.region(), EvictReason::DeleteRange),
+                _ => {}
+            }
+        }
+        false
+    }
+}
+
+impl ApplySnapshotObserver for RegionCacheObserver {
+    fn should_pre_apply_snapshot(&self) -> bool {
+        true
+    }
+
+    fn pre_apply_snapshot(
+        &self,
+        ctx: &mut ObserverContext<'_>,
+        _peer_id: u64,
+        _key: &SnapKey,
+        _snapshot: Option<&Snapshot>,
+    ) {
+        self.evict(ctx.region(), EvictReason::ApplySnapshot);
+    }
+
+    fn post_apply_snapshot(
+        &self,
+        ctx: &mut ObserverContext<'_>,
+        _peer_id: u64,
+        _key: &SnapKey,
+        _snapshot: Option<&Snapshot>,
+    ) {
+        self.evict(ctx.region(), EvictReason::ApplySnapshot);
+    }
+}
+
+impl RoleObserver for RegionCacheObserver {
+    fn on_role_change(&self, ctx: &mut ObserverContext<'_>, change: &RoleChange) {
+        if change.state == StateRole::Follower {
+            self.evict(ctx.region(), EvictReason::BecomeFollower);
+        }
+    }
+}
+
+impl DestroyPeerObserver for RegionCacheObserver {
+    fn on_destroy_peer(&self, region: &Region) {
+        self.evict(region, EvictReason::DestroyPeer);
+    }
+}

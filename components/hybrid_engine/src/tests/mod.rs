@@ -1,0 +1,9 @@
+//! The rule that all else is for: the cache equals the disk.
+
+mod concurrent;
+mod conformance;
+mod model;
+mod mvcc;
+mod observer;
+mod regressions;
+mod support;

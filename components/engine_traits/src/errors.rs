@@ -2,6 +2,8 @@
 
 use std::error::Error as StdError;
 
+use crate::KEY_BYTES_MAX;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The engine failed to read or write. After a failed write or sync the engine is poisoned; stop the store.
@@ -16,6 +18,9 @@ pub enum Error {
     /// Entries were asked for that are not in the log: already compacted, or not yet appended. Give up this read.
     #[error("region {region_id}: no log entry {index}")]
     EntryNotFound { region_id: u64, index: u64 },
+    /// A batch holds a key that no engine stores. Nothing of it was written, nothing is poisoned: refuse the request.
+    #[error("key of {bytes} bytes, a key is 1 to {KEY_BYTES_MAX} bytes long")]
+    KeyLength { bytes: usize },
 }
 
 pub type Result<T> = std::result::Result<T, Error>;

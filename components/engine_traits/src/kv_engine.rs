@@ -27,7 +27,8 @@ pub trait KvEngine: Clone + Debug + Send + Sync + 'static {
     /// Applies `batch` atomically.
     ///
     /// # Errors
-    /// Once a write failed, the engine is poisoned and every later write and sync fails too.
+    /// [`Error::KeyLength`](crate::Error::KeyLength) for a batch with a key that no engine stores; nothing was written.
+    /// Once a write failed in any other way, the engine is poisoned and every later write and sync fails too.
     fn write(&self, batch: &WriteBatch) -> Result<()>;
 
     /// Returns when all that was written before is durable.

@@ -22,4 +22,4 @@ pub use kv_engine::{IterBounds, Iterator, KvEngine, RegionRead, Snapshot};
 pub use log_store::{LogBatch, LogOp, LogStore};
 pub use read_source::{DiskReason, FailedReason, ReadSource};
 pub use region_cache::{CacheRegion, EvictReason, OnEvictFinishedCallback, RegionCacheEngineExt, RegionEvent};
-pub use write_batch::{Mutation, WriteBatch};
+pub use write_batch::{KEY_BYTES_MAX, Mutation, WriteBatch};

@@ -1,6 +1,9 @@
 //! A list of mutations that an engine applies atomically and in order.
 
-use crate::Cf;
+use crate::{Cf, Error, Result};
+
+/// The longest key that is stored: fjall writes the length of a key as a `u16`. Empty keys are not stored either.
+pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
 
 /// Mutations, kept back to back in one buffer: a batch of a thousand puts allocates a dozen times, not two thousand.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +88,22 @@ impl WriteBatch {
         })
     }
 
+    /// Engines call this before they write.
+    ///
+    /// # Errors
+    /// [`Error::KeyLength`] when a key to put or delete is empty or longer than [`KEY_BYTES_MAX`]. The bounds of a
+    /// deleted range may have any length.
+    pub fn check_keys(&self) -> Result<()> {
+        for mutation in self.iter() {
+            if let Mutation::Put { key, .. } | Mutation::Delete { key, .. } = mutation
+                && (key.is_empty() || key.len() > KEY_BYTES_MAX)
+            {
+                return Err(Error::KeyLength { bytes: key.len() });
+            }
+        }
+        Ok(())
+    }
+
     /// Number of mutations.
     pub fn len(&self) -> usize {
         self.ops.len()
@@ -138,6 +157,7 @@ mod tests {
             ]
         );
         assert_eq!((first.len(), first.size_bytes()), (4, 8));
+        assert!(matches!(first.check_keys(), Err(Error::KeyLength { bytes: 0 })));
         first.clear();
         assert!(first.is_empty() && first.iter().next().is_none());
     }

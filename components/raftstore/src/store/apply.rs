@@ -10,7 +10,7 @@
 //! - A command whose epoch does not match the region's is answered with an error and changes nothing, on every replica
 //!   alike.
 
-use engine_traits::{Cf, KvEngine, WriteBatch};
+use engine_traits::{Cf, KEY_BYTES_MAX, KvEngine, WriteBatch};
 use kvproto::{
     metapb::{Peer, PeerRole, Region},
     raft_cmdpb::{
@@ -293,6 +293,13 @@ pub(crate) fn check_keys(region: &Region, request: &Request) -> Result<()> {
         other => return Err(Error::InvalidRequest(format!("{other:?} is not a write"))),
     };
     data_cf(cf)?;
+    if key.len() >= KEY_BYTES_MAX {
+        // One byte less than the engine takes: the data prefix is added.
+        return Err(Error::InvalidRequest(format!(
+            "a key of {} bytes; less than {KEY_BYTES_MAX} are allowed",
+            key.len()
+        )));
+    }
     if contains_key(region, key) { Ok(()) } else { Err(outside(key)) }
 }
 

@@ -2,12 +2,14 @@
 //!
 //! - [`core`]: all peers of a store as a state machine; inputs in, effects out.
 //! - [`apply`]: carries committed entries out; [`snapshot`]: a region's data as it travels.
+//! - [`data`]: what a driver does to the data engine beyond that.
 //! - [`driver`]: threads that run the core on real engines.
 //! - [`local_state`]: what a store keeps about its regions, and where.
 
 pub mod apply;
 mod config;
 pub mod core;
+mod data;
 mod driver;
 pub mod local_state;
 pub mod region;
@@ -15,6 +17,9 @@ pub mod snapshot;
 mod transfer_leader_context;
 mod transport;
 mod util;
+
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     config::{Config, ConfigError},

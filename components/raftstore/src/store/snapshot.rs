@@ -17,7 +17,10 @@ use kvproto::{
 use protobuf::Message;
 use raft::eraftpb;
 
-use crate::{Error, Result, store::is_initialized};
+use crate::{
+    Error, Result,
+    store::{core::conf_state_of, is_initialized},
+};
 
 /// Version of the payload's layout; TiKV's snapshots carry 2 here, and their data in files of their own.
 const VERSION: u64 = 100;
@@ -36,6 +39,17 @@ pub struct SnapKey {
 pub struct Snapshot {
     key: SnapKey,
     data: RaftSnapshotData,
+}
+
+/// The Raft snapshot of `region` at `index`, which was written in `term`, with what [`Snapshot::generate`] made of it.
+pub(crate) fn raft_snapshot(data: Vec<u8>, region: &Region, index: u64, term: u64) -> eraftpb::Snapshot {
+    let mut snapshot = eraftpb::Snapshot::default();
+    snapshot.set_data(data.into());
+    let metadata = snapshot.mut_metadata();
+    metadata.set_index(index);
+    metadata.set_term(term);
+    metadata.set_conf_state(conf_state_of(region));
+    snapshot
 }
 
 impl Snapshot {
@@ -240,7 +254,8 @@ mod tests {
 
     #[test]
     fn broken_snapshot_is_refused() {
-        let broken: [(&str, fn(&mut RaftSnapshotData)); 8] = [
+        type Break = fn(&mut RaftSnapshotData);
+        let broken: [(&str, Break); 8] = [
             ("layout version", |data| data.set_version(2)),
             ("not initialized", |data| data.mut_region().mut_peers().clear()),
             ("another one", |data| data.mut_region().set_id(2)),

@@ -66,6 +66,10 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if message.has_extra_msg() {
             return Verdict::Drop("extra message that no observer takes");
         }
+        if message.get_message().get_term() == 0 && !message.get_is_tombstone() {
+            // To raft-rs such a message is one of its own, and it asserts what only its own promise.
+            return Verdict::Drop("no term");
+        }
         if self.destroying.contains_key(&region_id) {
             return Verdict::Drop("peer is being destroyed");
         }

@@ -3,8 +3,7 @@
 use std::{collections::HashMap, io, thread::JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use engine_traits::{Cf, KvEngine, WriteBatch};
-use kvproto::{metapb::Region, raft_serverpb::PeerState};
+use engine_traits::{KvEngine, WriteBatch};
 use tikv_util::worker::{Scheduler, Worker};
 
 use super::{StoreHandle, fatal, snapshot_workers::GenerateSnapshot};
@@ -13,8 +12,7 @@ use crate::{
     store::{
         apply::{Applier, ApplyOutcome},
         core::{ApplierEffect, Input, PeerTag},
-        local_state::{delete_data, put_region_state},
-        region::is_initialized,
+        data,
     },
 };
 
@@ -134,7 +132,9 @@ impl<E: KvEngine> ApplyWorker<E> {
             ApplierEffect::Destroy { tag, region } => {
                 self.flush();
                 self.appliers.remove(&tag.region_id);
-                self.destroy(&region);
+                if let Err(error) = data::destroy(&self.kv, &region) {
+                    fatal("cannot destroy a peer", &error);
+                }
                 let _ = self.store.input(Input::DataDestroyed { tag });
             }
             ApplierEffect::Forget { tag } => {
@@ -156,20 +156,6 @@ impl<E: KvEngine> ApplyWorker<E> {
         for outcome in self.outcomes.drain(..) {
             // Fails only when the store is stopped; a restart applies again what it does not know.
             let _ = self.store.input(Input::Applied(Box::new(outcome)));
-        }
-    }
-
-    /// Deletes the region's data and leaves a durable tombstone. An uninitialized region has neither.
-    fn destroy(&self, region: &Region) {
-        if !is_initialized(region) {
-            return;
-        }
-        let mut batch = WriteBatch::new();
-        delete_data(&mut batch, region);
-        batch.delete(Cf::Raft, &keys::apply_state_key(region.get_id()));
-        put_region_state(&mut batch, region, PeerState::Tombstone);
-        if let Err(error) = self.kv.write(&batch).and_then(|()| self.kv.sync()) {
-            fatal("cannot destroy a peer", &error);
         }
     }
 }

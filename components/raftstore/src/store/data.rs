@@ -1,0 +1,55 @@
+//! What a driver does to the data engine for the core, beyond applying entries.
+
+use engine_traits::{Cf, KvEngine, WriteBatch};
+use fail::fail_point;
+use kvproto::{metapb::Region, raft_serverpb::PeerState};
+
+use super::{
+    core::ApplySnapshot,
+    local_state::{apply_state_at, delete_data, put_apply_state, put_region_state},
+    region::is_initialized,
+};
+use crate::{Result, coprocessor::CoprocessorHost};
+
+/// Puts a snapshot in the place of a region's data, atomically, and returns when that is durable. Doing it again does no
+/// harm.
+///
+/// # Errors
+/// When the engine fails: the store has to stop.
+pub(crate) fn install_snapshot<E: KvEngine>(kv: &E, host: &CoprocessorHost<E>, task: &ApplySnapshot) -> Result<()> {
+    let (snapshot, peer_id) = (&*task.snapshot, task.tag.peer_id);
+    let (region, key) = (snapshot.region(), snapshot.key());
+    host.pre_apply_snapshot(region, peer_id, &key, Some(snapshot));
+    fail_point!("raftstore::apply_snapshot::delay");
+
+    let mut batch = WriteBatch::new();
+    task.replaces.iter().chain([region]).for_each(|region| delete_data(&mut batch, region));
+    for (cf, record) in snapshot.records() {
+        batch.put(cf, record.get_key(), record.get_value());
+    }
+    put_region_state(&mut batch, region, PeerState::Normal);
+    put_apply_state(&mut batch, region.get_id(), &apply_state_at(key.idx, key.term));
+    kv.write(&batch)?;
+
+    host.post_apply_snapshot(region, peer_id, &key, Some(snapshot));
+    kv.sync()?;
+    host.on_apply_snapshot_committed(region, peer_id, &key, Some(snapshot));
+    Ok(())
+}
+
+/// Deletes a region's data and leaves a durable tombstone. An uninitialized region has neither.
+///
+/// # Errors
+/// When the engine fails: the store has to stop.
+pub(crate) fn destroy<E: KvEngine>(kv: &E, region: &Region) -> Result<()> {
+    if !is_initialized(region) {
+        return Ok(());
+    }
+    let mut batch = WriteBatch::new();
+    delete_data(&mut batch, region);
+    batch.delete(Cf::Raft, &keys::apply_state_key(region.get_id()));
+    put_region_state(&mut batch, region, PeerState::Tombstone);
+    kv.write(&batch)?;
+    kv.sync()?;
+    Ok(())
+}

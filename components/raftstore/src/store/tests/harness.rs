@@ -1,0 +1,516 @@
+//! Stores whose effects are carried out one after another by the test: no threads, no time but ticks.
+//!
+//! Log writes and applied entries are carried out at once unless the test holds them; messages wait in the network until
+//! they are delivered; snapshots wait until the test installs them.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use engine_test::{MemDisk, MemEngine, MemLogStore};
+use engine_traits::{Cf, KvEngine, LogStore, WriteBatch};
+use kvproto::{
+    metapb::{Peer, Region},
+    raft_cmdpb::{AdminCmdType, CmdType, RaftCmdRequest, RaftCmdResponse, RaftRequestHeader, Request},
+    raft_serverpb::RaftMessage,
+};
+use raft::{
+    StateRole,
+    eraftpb::{ConfChangeType, Message, MessageType},
+};
+
+use crate::{
+    Error,
+    coprocessor::dispatcher::{BoxDestroyPeerObserver, BoxTransferLeaderObserver},
+    coprocessor::*,
+    store::{
+        Config, PeerStatus, SnapKey, Snapshot,
+        apply::Applier,
+        bootstrap_region, bootstrap_store,
+        core::{ApplierEffect, ApplySnapshot, Effect, Input, LogWrite, RequestId, Store},
+        data, new_peer,
+        snapshot::raft_snapshot,
+    },
+};
+
+pub(super) const REGION_ID: u64 = 1;
+
+/// What the observers of a store were told, a line for each, in order.
+#[derive(Clone, Default)]
+pub(super) struct Recorder {
+    lines: Arc<Mutex<Vec<String>>>,
+    /// What `pre_ack_transfer_leader` answers.
+    pub(super) ready_to_lead: Arc<AtomicBool>,
+}
+
+impl Recorder {
+    fn add(&self, line: String) {
+        self.lines.lock().unwrap().push(line);
+    }
+
+    /// What was recorded since the last call.
+    pub(super) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.lines.lock().unwrap())
+    }
+
+    fn register(&self, host: &mut CoprocessorHost<MemEngine>) {
+        let registry = &mut host.registry;
+        registry.register_region_change_observer(1, BoxRegionChangeObserver::new(self.clone()));
+        registry.register_role_observer(1, BoxRoleObserver::new(self.clone()));
+        registry.register_destroy_peer_observer(1, BoxDestroyPeerObserver::new(self.clone()));
+        registry.register_apply_snapshot_observer(1, BoxApplySnapshotObserver::new(self.clone()));
+        registry.register_transfer_leader_observer(1, BoxTransferLeaderObserver::new(self.clone()));
+        registry.register_admin_observer(1, BoxAdminObserver::new(self.clone()));
+        registry.register_query_observer(1, BoxQueryObserver::new(self.clone()));
+    }
+}
+
+fn peers(region: &Region) -> usize {
+    region.get_peers().len()
+}
+
+impl Coprocessor for Recorder {}
+
+impl RegionChangeObserver for Recorder {
+    fn on_region_changed(&self, ctx: &mut ObserverContext<'_>, event: RegionChangeEvent, _role: StateRole) {
+        self.add(format!("region_changed {event:?} peers={}", peers(ctx.region())));
+    }
+}
+
+impl RoleObserver for Recorder {
+    fn on_role_change(&self, _ctx: &mut ObserverContext<'_>, change: &RoleChange) {
+        self.add(format!("role {:?} initialized={}", change.state, change.initialized));
+    }
+}
+
+impl DestroyPeerObserver for Recorder {
+    fn on_destroy_peer(&self, region: &Region) {
+        self.add(format!("destroy_peer peers={}", peers(region)));
+    }
+}
+
+impl ApplySnapshotObserver for Recorder {
+    fn should_pre_apply_snapshot(&self) -> bool {
+        true
+    }
+
+    fn pre_apply_snapshot(&self, ctx: &mut ObserverContext<'_>, _: u64, _: &SnapKey, _: Option<&Snapshot>) {
+        self.add(format!("pre_apply_snapshot peers={}", peers(ctx.region())));
+    }
+
+    fn post_apply_snapshot(&self, _: &mut ObserverContext<'_>, _: u64, _: &SnapKey, _: Option<&Snapshot>) {
+        self.add("post_apply_snapshot".into());
+    }
+
+    fn on_apply_snapshot_committed(&self, _: &mut ObserverContext<'_>, _: u64, _: &SnapKey, _: Option<&Snapshot>) {
+        self.add("apply_snapshot_committed".into());
+    }
+
+    fn cancel_apply_snapshot(&self, _region_id: u64, _peer_id: u64) {
+        self.add("cancel_apply_snapshot".into());
+    }
+}
+
+impl TransferLeaderObserver for Recorder {
+    fn pre_transfer_leader(
+        &self,
+        _ctx: &mut ObserverContext<'_>,
+        _request: &kvproto::raft_cmdpb::TransferLeaderRequest,
+    ) -> Result<Option<TransferLeaderCustomContext>> {
+        self.add("pre_transfer_leader".into());
+        Ok(Some(TransferLeaderCustomContext { key: b"k".to_vec(), value: b"v".to_vec() }))
+    }
+
+    fn pre_ack_transfer_leader(&self, _ctx: &mut ObserverContext<'_>, message: &Message) -> bool {
+        let context = crate::store::TransferLeaderContext::from_bytes(message.get_context()).unwrap();
+        let value = context.get_custom_ctx(b"k").map(|value| value.to_vec());
+        let ready = self.ready_to_lead.load(Ordering::Relaxed);
+        self.add(format!("pre_ack_transfer_leader carries={} ready={ready}", value.is_some()));
+        ready
+    }
+}
+
+impl AdminObserver for Recorder {
+    fn post_exec_admin(
+        &self,
+        _ctx: &mut ObserverContext<'_>,
+        cmd: &Cmd,
+        _apply_state: &kvproto::raft_serverpb::RaftApplyState,
+        state: &RegionState,
+        _info: &mut ApplyCtxInfo<'_>,
+    ) -> bool {
+        let cmd_type = cmd.request.get_admin_request().get_cmd_type();
+        self.add(format!("post_exec_admin {cmd_type:?} removed={}", state.pending_remove));
+        false
+    }
+}
+
+impl QueryObserver for Recorder {
+    fn pre_exec_query(&self, _: &mut ObserverContext<'_>, requests: &[Request], _index: u64, _term: u64) -> bool {
+        // A way for tests to skip a command.
+        requests.iter().any(|request| request.get_put().get_key() == b"skip me")
+    }
+}
+
+pub(super) struct Node {
+    core: Option<Store<MemEngine, MemLogStore>>,
+    pub(super) kv: MemEngine,
+    pub(super) log: MemLogStore,
+    pub(super) recorder: Recorder,
+    host: CoprocessorHost<MemEngine>,
+    appliers: HashMap<u64, Applier>,
+    /// Log writes are kept here while `hold_log` is set.
+    pub(super) hold_log: bool,
+    held_writes: VecDeque<LogWrite>,
+    pub(super) hold_applies: bool,
+    held_applies: VecDeque<ApplierEffect>,
+    pub(super) snapshots: VecDeque<ApplySnapshot>,
+    pub(super) responses: HashMap<u64, RaftCmdResponse>,
+    /// Reads that were served, with the applied index; and that failed.
+    pub(super) reads: HashMap<u64, std::result::Result<u64, Error>>,
+}
+
+pub(super) struct Harness {
+    pub(super) disk: MemDisk,
+    pub(super) nodes: BTreeMap<u64, Node>,
+    /// Sent and not delivered yet.
+    pub(super) network: VecDeque<RaftMessage>,
+    /// Messages to, or of a type, that are lost.
+    pub(super) cut_off: Vec<u64>,
+    pub(super) lost_types: Vec<MessageType>,
+    /// The requests for votes of all other stores are lost.
+    only_candidate: Option<u64>,
+    last_id: u64,
+}
+
+impl Harness {
+    /// Stores 1, 2 and 3; the first region has a voter `100 + n` on each store `n` in `on`.
+    pub(super) fn new(on: &[u64]) -> Self {
+        let mut harness = Self {
+            disk: MemDisk::new(),
+            nodes: BTreeMap::new(),
+            network: VecDeque::new(),
+            cut_off: Vec::new(),
+            lost_types: Vec::new(),
+            only_candidate: None,
+            last_id: 0,
+        };
+        let mut region = Region::default();
+        region.set_id(REGION_ID);
+        region.mut_region_epoch().set_conf_ver(1);
+        region.mut_region_epoch().set_version(1);
+        on.iter().for_each(|store_id| region.mut_peers().push(new_peer(*store_id, 100 + store_id)));
+        for store_id in 1..=3 {
+            let (kv, log) = harness.open(store_id);
+            if on.contains(&store_id) {
+                bootstrap_region(&kv, &log, &region).unwrap();
+            }
+            bootstrap_store(&log, 1, store_id).unwrap();
+            harness.start(store_id);
+        }
+        harness
+    }
+
+    fn open(&self, store_id: u64) -> (MemEngine, MemLogStore) {
+        (self.disk.open(format!("kv-{store_id}")), self.disk.open_log_store(format!("log-{store_id}")))
+    }
+
+    pub(super) fn start(&mut self, store_id: u64) {
+        let (kv, log) = self.open(store_id);
+        let recorder = Recorder::default();
+        recorder.ready_to_lead.store(true, Ordering::Relaxed);
+        let mut host = CoprocessorHost::default();
+        recorder.register(&mut host);
+        let core = Store::load(store_id, Config::default(), host.clone(), &kv, log.clone()).unwrap();
+        let node = Node {
+            core: Some(core),
+            kv,
+            log,
+            recorder,
+            host,
+            appliers: HashMap::new(),
+            hold_log: false,
+            held_writes: VecDeque::new(),
+            hold_applies: false,
+            held_applies: VecDeque::new(),
+            snapshots: VecDeque::new(),
+            responses: HashMap::new(),
+            reads: HashMap::new(),
+        };
+        self.nodes.insert(store_id, node);
+        self.carry_out(store_id);
+    }
+
+    /// Stops a store and starts it again on what is on its disk, all of it.
+    pub(super) fn restart(&mut self, store_id: u64) {
+        self.nodes.remove(&store_id);
+        self.start(store_id);
+    }
+
+    /// Like `restart`, of all stores, with everything lost that was not synced.
+    pub(super) fn power_failure(&mut self) {
+        self.nodes.clear();
+        self.network.clear();
+        self.disk.crash();
+        (1..=3).for_each(|store_id| self.start(store_id));
+    }
+
+    pub(super) fn node(&mut self, store_id: u64) -> &mut Node {
+        self.nodes.get_mut(&store_id).unwrap()
+    }
+
+    pub(super) fn input(&mut self, store_id: u64, input: Input) {
+        self.core(store_id).handle(input);
+        self.carry_out(store_id);
+    }
+
+    fn core(&mut self, store_id: u64) -> &mut Store<MemEngine, MemLogStore> {
+        self.node(store_id).core.as_mut().unwrap()
+    }
+
+    pub(super) fn status(&mut self, store_id: u64) -> Option<PeerStatus> {
+        self.core(store_id).status(REGION_ID)
+    }
+
+    /// Number of peers on a store.
+    pub(super) fn peers(&mut self, store_id: u64) -> usize {
+        self.core(store_id).statuses().len()
+    }
+
+    fn carry_out(&mut self, store_id: u64) {
+        loop {
+            let effects = self.core(store_id).finish();
+            if effects.is_empty() {
+                return;
+            }
+            for effect in effects {
+                self.carry_out_one(store_id, effect);
+            }
+        }
+    }
+
+    fn carry_out_one(&mut self, store_id: u64, effect: Effect) {
+        let node = self.nodes.get_mut(&store_id).unwrap();
+        match effect {
+            Effect::Send(message) => {
+                let is_snapshot = message.get_message().get_msg_type() == MessageType::MsgSnapshot;
+                let (region_id, to_peer) = (message.get_region_id(), message.get_to_peer().get_id());
+                self.network.push_back(*message);
+                if is_snapshot {
+                    self.core(store_id).handle(Input::SnapshotSent { region_id, to_peer, sent: true });
+                }
+            }
+            Effect::WriteLog(write) if node.hold_log => node.held_writes.push_back(write),
+            Effect::WriteLog(write) => self.write_log(store_id, write),
+            Effect::Applier(effect) if node.hold_applies => node.held_applies.push_back(effect),
+            Effect::Applier(effect) => self.apply(store_id, effect),
+            Effect::ApplySnapshot(snapshot) => node.snapshots.push_back(snapshot),
+            Effect::Respond { id, response } => drop(node.responses.insert(id.0, *response)),
+            Effect::ServeRead { ids, applied_index, .. } => {
+                node.reads.extend(ids.into_iter().map(|id| (id.0, Ok(applied_index))));
+            }
+            Effect::FailRead { id, error } => drop(node.reads.insert(id.0, Err(error))),
+        }
+    }
+
+    fn write_log(&mut self, store_id: u64, write: LogWrite) {
+        self.node(store_id).log.write(write.batch, write.sync).unwrap();
+        if let Some((tag, ready)) = write.answer {
+            self.core(store_id).handle(Input::Persisted { tag, ready });
+        }
+    }
+
+    fn apply(&mut self, store_id: u64, effect: ApplierEffect) {
+        let node = self.nodes.get_mut(&store_id).unwrap();
+        let input = match effect {
+            ApplierEffect::Register(applier) => {
+                node.appliers.insert(applier.tag().region_id, *applier);
+                return;
+            }
+            ApplierEffect::Forget { tag } => {
+                node.appliers.remove(&tag.region_id);
+                return;
+            }
+            ApplierEffect::Apply { tag, entries } => {
+                let mut batch = WriteBatch::new();
+                let applier = node.appliers.get_mut(&tag.region_id).unwrap();
+                let outcome = applier.apply(&entries, &mut batch, &node.host).unwrap();
+                node.kv.write(&batch).unwrap();
+                Input::Applied(Box::new(outcome))
+            }
+            ApplierEffect::GenerateSnapshot { tag } => {
+                let applier = &node.appliers[&tag.region_id];
+                let data = Snapshot::generate(&node.kv.snapshot(), applier.region()).unwrap();
+                let snapshot = raft_snapshot(data, applier.region(), applier.applied_index(), applier.applied_term());
+                Input::SnapshotGenerated { tag, snapshot: Some(Box::new(snapshot)) }
+            }
+            ApplierEffect::Destroy { tag, region } => {
+                node.appliers.remove(&tag.region_id);
+                data::destroy(&node.kv, &region).unwrap();
+                Input::DataDestroyed { tag }
+            }
+        };
+        self.core(store_id).handle(input);
+    }
+
+    pub(super) fn release_log(&mut self, store_id: u64) {
+        self.node(store_id).hold_log = false;
+        while let Some(write) = self.node(store_id).held_writes.pop_front() {
+            self.write_log(store_id, write);
+        }
+        self.carry_out(store_id);
+    }
+
+    pub(super) fn release_applies(&mut self, store_id: u64) {
+        self.node(store_id).hold_applies = false;
+        while let Some(effect) = self.node(store_id).held_applies.pop_front() {
+            self.apply(store_id, effect);
+        }
+        self.carry_out(store_id);
+    }
+
+    /// Does what the snapshot worker does with the next snapshot: its data, and whether it was cancelled.
+    pub(super) fn install_data(&mut self, store_id: u64) -> (ApplySnapshot, bool) {
+        let node = self.node(store_id);
+        let task = node.snapshots.pop_front().expect("a snapshot waits");
+        let cancelled = task.cancel.load(Ordering::Acquire);
+        if cancelled {
+            node.host.cancel_apply_snapshot(task.tag.region_id, task.tag.peer_id);
+        } else {
+            data::install_snapshot(&node.kv, &node.host, &task).unwrap();
+        }
+        (task, cancelled)
+    }
+
+    pub(super) fn install_snapshot(&mut self, store_id: u64) {
+        let (task, cancelled) = self.install_data(store_id);
+        self.input(store_id, Input::SnapshotApplied { tag: task.tag, cancelled });
+    }
+
+    /// Delivers messages until none is left.
+    pub(super) fn settle(&mut self) {
+        while let Some(message) = self.network.pop_front() {
+            let (from, to) = (message.get_from_peer().get_store_id(), message.get_to_peer().get_store_id());
+            let cut_off = self.cut_off.contains(&from) || self.cut_off.contains(&to);
+            let message_type = message.get_message().get_msg_type();
+            let unwanted_candidate = matches!(message_type, MessageType::MsgRequestPreVote)
+                && self.only_candidate.is_some_and(|candidate| candidate != from);
+            if cut_off || unwanted_candidate || self.lost_types.contains(&message_type) {
+                continue;
+            }
+            if self.nodes.contains_key(&to) {
+                self.input(to, Input::RaftMessage(Box::new(message)));
+            }
+        }
+    }
+
+    /// A tick for every store, and everything that comes of it.
+    pub(super) fn tick(&mut self) {
+        for store_id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.input(store_id, Input::Tick);
+        }
+        self.settle();
+    }
+
+    /// Ticks until `condition` holds.
+    #[track_caller]
+    pub(super) fn tick_until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
+        for _ in 0..200 {
+            if condition(self) {
+                return;
+            }
+            self.tick();
+        }
+        panic!("200 ticks have passed without {what}");
+    }
+
+    /// Time passes until store `store_id` leads; no other campaigns.
+    #[track_caller]
+    pub(super) fn elect(&mut self, store_id: u64) {
+        self.only_candidate = Some(store_id);
+        self.tick_until("a leader", |harness| harness.status(store_id).is_some_and(|status| status.is_leader()));
+        self.only_candidate = None;
+    }
+
+    fn next_id(&mut self) -> RequestId {
+        self.last_id += 1;
+        RequestId(self.last_id)
+    }
+
+    /// Gives a command to a store; the answer is in its `responses` once there is one.
+    pub(super) fn command(&mut self, store_id: u64, mut request: RaftCmdRequest) -> u64 {
+        let id = self.next_id();
+        if !request.get_header().has_region_epoch() {
+            request.set_header(self.header(store_id));
+        }
+        self.input(store_id, Input::Command { id, request: Box::new(request) });
+        id.0
+    }
+
+    pub(super) fn read(&mut self, store_id: u64) -> u64 {
+        let (id, header) = (self.next_id(), self.header(store_id));
+        self.input(store_id, Input::Read { id, header: Box::new(header) });
+        id.0
+    }
+
+    pub(super) fn header(&mut self, store_id: u64) -> RaftRequestHeader {
+        let mut header = RaftRequestHeader::default();
+        header.set_region_id(REGION_ID);
+        if let Some(status) = self.status(store_id) {
+            header.set_region_epoch(status.region.get_region_epoch().clone());
+        }
+        header
+    }
+
+    /// Writes on the leader `store_id` and lets everybody have it.
+    #[track_caller]
+    pub(super) fn must_put(&mut self, store_id: u64, key: &[u8], value: &[u8]) {
+        let id = self.command(store_id, put(key, value));
+        self.settle();
+        let response = self.node(store_id).responses.remove(&id).expect("an answer");
+        assert!(!response.get_header().has_error(), "{response:?}");
+    }
+
+    #[track_caller]
+    pub(super) fn must_change_peer(&mut self, leader: u64, change_type: ConfChangeType, peer: Peer) {
+        let id = self.command(leader, change_peer(change_type, peer));
+        self.settle();
+        let response = self.node(leader).responses.remove(&id).expect("an answer");
+        assert!(!response.get_header().has_error(), "{response:?}");
+    }
+
+    pub(super) fn get(&self, store_id: u64, key: &[u8]) -> Option<Vec<u8>> {
+        self.nodes[&store_id].kv.get_value(Cf::Default, &keys::data_key(key)).unwrap()
+    }
+}
+
+pub(super) fn put(key: &[u8], value: &[u8]) -> RaftCmdRequest {
+    let mut request = Request::default();
+    request.set_cmd_type(CmdType::Put);
+    request.mut_put().set_key(key.to_vec());
+    request.mut_put().set_value(value.to_vec());
+    let mut command = RaftCmdRequest::default();
+    command.mut_requests().push(request);
+    command
+}
+
+pub(super) fn change_peer(change_type: ConfChangeType, peer: Peer) -> RaftCmdRequest {
+    let mut command = RaftCmdRequest::default();
+    let admin = command.mut_admin_request();
+    admin.set_cmd_type(AdminCmdType::ChangePeer);
+    admin.mut_change_peer().set_change_type(change_type);
+    admin.mut_change_peer().set_peer(peer);
+    command
+}
+
+pub(super) fn transfer_leader(peer: Peer) -> RaftCmdRequest {
+    let mut command = RaftCmdRequest::default();
+    let admin = command.mut_admin_request();
+    admin.set_cmd_type(AdminCmdType::TransferLeader);
+    admin.mut_transfer_leader().set_peer(peer);
+    command
+}

@@ -1,0 +1,306 @@
+//! The life of a peer: from the first message that mentions it to its tombstone, across crashes.
+
+use engine_traits::LogStore;
+use kvproto::raft_serverpb::RaftMessage;
+use raft::eraftpb::{ConfChangeType, MessageType};
+
+use super::harness::{Harness, REGION_ID};
+use crate::store::{core::Input, new_peer};
+
+/// Store 1 leads alone and has data; a peer was added on store 3, and exists there without being initialized.
+fn with_uninitialized_peer() -> Harness {
+    let mut harness = Harness::new(&[1]);
+    harness.elect(1);
+    harness.must_put(1, b"k", b"v");
+    harness.lost_types = vec![MessageType::MsgSnapshot];
+    harness.must_change_peer(1, ConfChangeType::AddLearnerNode, new_peer(3, 1003));
+    harness.tick_until("an uninitialized peer", |harness| harness.status(3).is_some());
+    assert!(!harness.status(3).unwrap().is_initialized());
+    harness
+}
+
+/// Goes on until the snapshot was accepted on store 3, and waits to be installed.
+fn with_accepted_snapshot() -> Harness {
+    let mut harness = with_uninitialized_peer();
+    harness.lost_types.clear();
+    harness.node(3).recorder.take();
+    harness.tick_until("an accepted snapshot", |harness| !harness.node(3).snapshots.is_empty());
+    harness
+}
+
+/// Waits until store 3 has everything, installing snapshots as they come.
+fn catch_up(harness: &mut Harness, key: &[u8]) {
+    harness.tick_until("store 3 to catch up", |harness| {
+        if !harness.node(3).snapshots.is_empty() {
+            harness.install_snapshot(3);
+        }
+        harness.get(3, key).is_some() && harness.status(3).is_some_and(|status| !status.applying_snapshot)
+    });
+}
+
+#[test]
+fn observers_see_a_peer_become_usable_before_its_data_is_there() {
+    let mut harness = with_accepted_snapshot();
+    let status = harness.status(3).unwrap();
+    assert!(status.is_initialized() && status.applying_snapshot);
+    assert_eq!(harness.get(3, b"k"), None);
+    harness.install_snapshot(3);
+    assert_eq!(harness.get(3, b"k").unwrap(), b"v");
+    let lines: Vec<_> = harness.node(3).recorder.take().into_iter().filter(|l| !l.starts_with("role")).collect();
+    assert_eq!(
+        lines,
+        [
+            "region_changed Create peers=2",
+            "pre_apply_snapshot peers=2",
+            "post_apply_snapshot",
+            "apply_snapshot_committed"
+        ]
+    );
+}
+
+#[test]
+fn role_of_an_uninitialized_peer_is_reported_as_such() {
+    let mut harness = with_uninitialized_peer();
+    let lines = harness.node(3).recorder.take();
+    assert!(lines.contains(&"role Follower initialized=false".to_owned()), "{lines:?}");
+}
+
+#[test]
+fn entries_committed_while_a_snapshot_is_installed_are_applied_after_it() {
+    let mut harness = with_accepted_snapshot();
+    harness.must_put(1, b"later", b"1");
+    harness.tick();
+    assert_eq!(harness.get(3, b"later"), None);
+    harness.install_snapshot(3);
+    harness.tick();
+    assert_eq!(harness.get(3, b"k").unwrap(), b"v");
+    assert_eq!(harness.get(3, b"later").unwrap(), b"1");
+}
+
+#[test]
+fn snapshot_waits_until_the_applier_is_done_with_older_entries() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    harness.node(3).hold_applies = true;
+    harness.must_put(1, b"old", b"1");
+    harness.tick();
+    // A snapshot is only ever sent to a peer that is behind the log; this one says that it is.
+    let snapshot = snapshot_message(&mut harness, 1, 3);
+    harness.input(3, Input::RaftMessage(Box::new(snapshot)));
+    assert!(harness.status(3).unwrap().applying_snapshot);
+    assert!(harness.node(3).snapshots.is_empty(), "entries are still being applied");
+    harness.release_applies(3);
+    assert_eq!(harness.node(3).snapshots.len(), 1);
+    harness.install_snapshot(3);
+    harness.must_put(1, b"new", b"2");
+    harness.tick();
+    assert_eq!(harness.get(3, b"new").unwrap(), b"2");
+}
+
+/// A snapshot of everything on store `from`, as its leader would send it, of an index that is ahead of `to`.
+fn snapshot_message(harness: &mut Harness, from: u64, to: u64) -> RaftMessage {
+    use engine_traits::KvEngine;
+    harness.cut_off = vec![to];
+    harness.must_put(from, b"ahead", b"1");
+    harness.cut_off.clear();
+    let status = harness.status(from).unwrap();
+    let data = crate::store::Snapshot::generate(&harness.node(from).kv.snapshot(), &status.region).unwrap();
+    let snapshot = crate::store::snapshot::raft_snapshot(data, &status.region, status.applied_index, status.term);
+    let mut message = RaftMessage::default();
+    message.set_region_id(REGION_ID);
+    message.set_from_peer(new_peer(from, 100 + from));
+    message.set_to_peer(new_peer(to, 100 + to));
+    message.set_region_epoch(status.region.get_region_epoch().clone());
+    let raft = message.mut_message();
+    raft.set_msg_type(MessageType::MsgSnapshot);
+    raft.set_from(100 + from);
+    raft.set_to(100 + to);
+    raft.set_term(status.term);
+    raft.set_snapshot(snapshot);
+    message
+}
+
+#[test]
+fn uninitialized_peer_is_gone_after_a_restart_and_comes_back_by_the_next_message() {
+    let mut harness = with_uninitialized_peer();
+    let term = harness.status(3).unwrap().term;
+    harness.restart(3);
+    assert!(harness.status(3).is_none());
+    harness.tick_until("the peer again", |harness| harness.status(3).is_some());
+    assert!(harness.status(3).unwrap().term >= term, "what it promised still counts");
+    harness.lost_types.clear();
+    catch_up(&mut harness, b"k");
+}
+
+#[test]
+fn power_failure_before_the_snapshot_is_durable_leaves_the_peer_uninitialized() {
+    let mut harness = with_uninitialized_peer();
+    harness.lost_types.clear();
+    harness.node(3).hold_log = true;
+    harness.tick_until("a snapshot that is being written", |harness| harness.status(3).unwrap().applying_snapshot);
+    assert!(harness.node(3).snapshots.is_empty(), "nothing is installed before it is durable");
+    assert!(!harness.status(3).unwrap().is_initialized());
+    harness.power_failure();
+    assert!(harness.status(3).is_none_or(|status| !status.is_initialized()));
+    harness.elect(1);
+    catch_up(&mut harness, b"k");
+}
+
+#[test]
+fn power_failure_before_the_data_is_installed_installs_it_again() {
+    let mut harness = with_accepted_snapshot();
+    harness.power_failure();
+    let status = harness.status(3).unwrap();
+    assert!(status.is_initialized() && status.applying_snapshot);
+    assert_eq!(harness.node(3).recorder.take(), ["region_changed Create peers=2"]);
+    harness.install_snapshot(3);
+    assert_eq!(harness.get(3, b"k").unwrap(), b"v");
+    harness.elect(1);
+    harness.must_put(1, b"more", b"1");
+    catch_up(&mut harness, b"more");
+}
+
+#[test]
+fn power_failure_after_the_data_is_installed_does_no_harm() {
+    let mut harness = with_accepted_snapshot();
+    harness.install_data(3);
+    harness.power_failure();
+    assert!(harness.status(3).unwrap().applying_snapshot, "that it was installed was not written down");
+    harness.install_snapshot(3);
+    harness.elect(1);
+    harness.must_put(1, b"more", b"1");
+    catch_up(&mut harness, b"more");
+    assert_eq!(harness.get(3, b"k").unwrap(), b"v");
+    // And once it was, it is not installed again.
+    harness.power_failure();
+    assert!(harness.node(3).snapshots.is_empty());
+    harness.elect(1);
+    harness.tick_until("store 3 to be up to date", |harness| harness.get(3, b"more").is_some());
+}
+
+#[test]
+fn removed_peer_leaves_a_tombstone_that_keeps_old_messages_out() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    harness.must_put(1, b"k", b"v");
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 103));
+    harness.tick_until("peer 103 to be gone", |harness| harness.status(3).is_none());
+    assert_eq!(harness.get(3, b"k"), None);
+    assert_eq!(harness.node(3).log.regions().unwrap(), [0u64; 0]);
+    let lines = harness.node(3).recorder.take();
+    let end: Vec<_> = lines.iter().rev().take(2).rev().map(String::as_str).collect();
+    assert!(end[0].starts_with("destroy_peer peers=") && end[1].starts_with("region_changed Destroy"), "{lines:?}");
+
+    harness.power_failure();
+    let mut old = RaftMessage::default();
+    old.set_region_id(REGION_ID);
+    old.set_from_peer(new_peer(1, 101));
+    old.set_to_peer(new_peer(3, 103));
+    old.mut_region_epoch().set_conf_ver(1);
+    old.mut_region_epoch().set_version(1);
+    old.mut_message().set_msg_type(MessageType::MsgRequestVote);
+    old.mut_message().set_term(9);
+    harness.input(3, Input::RaftMessage(Box::new(old)));
+    assert!(harness.status(3).is_none());
+
+    harness.elect(1);
+    harness.must_change_peer(1, ConfChangeType::AddNode, new_peer(3, 203));
+    catch_up(&mut harness, b"k");
+    assert_eq!(harness.status(3).unwrap().peer_id, 203);
+}
+
+#[test]
+fn removed_peer_that_heard_nothing_is_told_when_it_campaigns() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    harness.cut_off = vec![3];
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 103));
+    assert!(harness.status(3).is_some());
+    harness.cut_off.clear();
+    harness.tick_until("peer 103 to be gone", |harness| harness.status(3).is_none());
+    assert!(harness.status(1).unwrap().is_leader(), "it did not disturb the others");
+}
+
+#[test]
+fn uninitialized_peer_that_is_replaced_by_a_newer_one_is_destroyed() {
+    let mut harness = with_uninitialized_peer();
+    harness.cut_off = vec![3];
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 1003));
+    harness.must_change_peer(1, ConfChangeType::AddLearnerNode, new_peer(3, 2003));
+    harness.node(3).recorder.take();
+    harness.cut_off.clear();
+    harness.tick_until("peer 2003", |harness| harness.status(3).is_some_and(|status| status.peer_id == 2003));
+    let lines = harness.node(3).recorder.take();
+    assert_eq!(lines[..2], ["destroy_peer peers=0", "region_changed Destroy peers=0"]);
+    harness.lost_types.clear();
+    catch_up(&mut harness, b"k");
+}
+
+#[test]
+fn peer_that_is_removed_while_its_snapshot_waits_is_destroyed_and_the_snapshot_cancelled() {
+    let mut harness = with_accepted_snapshot();
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 1003));
+    harness.tick();
+    assert!(harness.status(3).is_some(), "the snapshot worker has not answered yet");
+    harness.node(3).recorder.take();
+    harness.install_snapshot(3);
+    assert!(harness.status(3).is_none());
+    assert_eq!(
+        harness.node(3).recorder.take(),
+        ["cancel_apply_snapshot", "destroy_peer peers=2", "region_changed Destroy peers=2"]
+    );
+    assert_eq!(harness.get(3, b"k"), None);
+    harness.must_change_peer(1, ConfChangeType::AddLearnerNode, new_peer(3, 2003));
+    catch_up(&mut harness, b"k");
+}
+
+#[test]
+fn power_failure_between_tombstone_and_log_cleaning_leaves_no_old_log() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    harness.must_put(1, b"k", b"v");
+    harness.cut_off = vec![3];
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 103));
+    harness.cut_off.clear();
+    harness.node(3).hold_log = true;
+    harness.tick_until("peer 103 to be gone", |harness| harness.status(3).is_none());
+    harness.power_failure();
+    assert!(harness.status(3).is_none());
+    assert_eq!(harness.node(3).log.regions().unwrap(), [0u64; 0]);
+}
+
+#[test]
+fn malformed_messages_create_nothing_and_break_nothing() {
+    let mut harness = Harness::new(&[1]);
+    harness.elect(1);
+    let sound = || {
+        let mut message = RaftMessage::default();
+        message.set_region_id(9);
+        message.set_from_peer(new_peer(2, 92));
+        message.set_to_peer(new_peer(1, 91));
+        message.mut_region_epoch().set_conf_ver(1);
+        message.mut_message().set_msg_type(MessageType::MsgRequestVote);
+        message.mut_message().set_term(6);
+        message
+    };
+    let broken: [fn(&mut RaftMessage); 9] = [
+        |message| message.set_region_id(0),
+        |message| message.clear_to_peer(),
+        |message| message.clear_from_peer(),
+        |message| message.clear_region_epoch(),
+        |message| message.mut_to_peer().set_store_id(5),
+        |message| message.mut_message().set_msg_type(MessageType::MsgAppend),
+        |message| message.mut_message().set_term(0),
+        |message| message.set_is_tombstone(true),
+        |message| message.mut_extra_msg().set_index(1),
+    ];
+    for break_it in broken {
+        let mut message = sound();
+        break_it(&mut message);
+        harness.input(1, Input::RaftMessage(Box::new(message)));
+        assert_eq!(harness.peers(1), 1);
+    }
+    assert!(harness.status(1).unwrap().is_leader());
+    harness.input(1, Input::RaftMessage(Box::new(sound())));
+    assert_eq!(harness.peers(1), 2);
+}

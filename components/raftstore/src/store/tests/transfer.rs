@@ -1,0 +1,95 @@
+//! Moving leadership, with observers on both sides.
+
+use std::sync::atomic::Ordering;
+
+use raft::eraftpb::MessageType;
+
+use super::harness::{Harness, transfer_leader};
+use crate::store::new_peer;
+
+fn hold_back(harness: &mut Harness, store_id: u64, hold: bool) {
+    harness.node(store_id).recorder.ready_to_lead.store(!hold, Ordering::Relaxed);
+}
+
+fn offers(lines: &[String]) -> usize {
+    lines.iter().filter(|line| line.starts_with("pre_ack_transfer_leader")).count()
+}
+
+#[test]
+fn observers_are_asked_on_both_sides_and_their_context_travels() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    harness.node(1).recorder.take();
+    harness.command(1, transfer_leader(new_peer(2, 102)));
+    harness.settle();
+    harness.tick_until("store 2 to lead", |harness| harness.status(2).unwrap().is_leader());
+    assert_eq!(harness.node(1).recorder.take()[0], "pre_transfer_leader");
+    let lines = harness.node(2).recorder.take();
+    assert!(lines.contains(&"pre_ack_transfer_leader carries=true ready=true".to_owned()), "{lines:?}");
+}
+
+#[test]
+fn transferee_is_asked_again_on_ticks_until_it_agrees() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    hold_back(&mut harness, 2, true);
+    harness.command(1, transfer_leader(new_peer(2, 102)));
+    harness.settle();
+    harness.node(2).recorder.take();
+    for _ in 0..10 {
+        harness.tick();
+    }
+    assert_eq!(offers(&harness.node(2).recorder.take()), 10, "once per tick");
+    assert!(harness.status(1).unwrap().is_leader());
+    hold_back(&mut harness, 2, false);
+    harness.tick_until("store 2 to lead", |harness| harness.status(2).unwrap().is_leader());
+}
+
+#[test]
+fn transferee_that_never_agrees_leads_after_the_deadline_and_repeating_the_offer_does_not_extend_it() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    hold_back(&mut harness, 2, true);
+    let deadline = crate::store::Config::default().hold_ticks_max();
+    for _ in 0..deadline {
+        assert!(harness.status(1).unwrap().is_leader());
+        harness.command(1, transfer_leader(new_peer(2, 102)));
+        harness.settle();
+        harness.tick();
+    }
+    assert!(harness.status(2).unwrap().is_leader(), "{deadline} ticks have passed");
+}
+
+#[test]
+fn offer_is_void_when_another_leader_takes_over() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    hold_back(&mut harness, 2, true);
+    harness.command(1, transfer_leader(new_peer(2, 102)));
+    harness.settle();
+    harness.command(1, transfer_leader(new_peer(3, 103)));
+    harness.settle();
+    harness.tick_until("store 3 to lead", |harness| harness.status(3).unwrap().is_leader());
+    harness.settle();
+    harness.node(2).recorder.take();
+    hold_back(&mut harness, 2, false);
+    for _ in 0..40 {
+        harness.tick();
+    }
+    assert_eq!(offers(&harness.node(2).recorder.take()), 0, "nobody offers any more");
+    assert!(harness.status(3).unwrap().is_leader());
+}
+
+#[test]
+fn offer_of_an_earlier_term_is_ignored() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    hold_back(&mut harness, 2, true);
+    harness.command(1, transfer_leader(new_peer(2, 102)));
+    let offer = harness.network.iter().position(|m| m.get_message().get_msg_type() == MessageType::MsgTransferLeader);
+    let mut offer = harness.network.remove(offer.unwrap()).unwrap();
+    offer.mut_message().term -= 1;
+    harness.network.push_back(offer);
+    harness.settle();
+    assert_eq!(offers(&harness.node(2).recorder.take()), 0);
+}

@@ -150,6 +150,17 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_kebab_case_with_human_units_and_unknown_ones_are_refused() {
+        let config: RegionCacheEngineConfig =
+            toml::from_str("enabled = false\ncapacity = \"64MiB\"\nevict-threshold = \"32MiB\"\nload-threads = 1")
+                .unwrap();
+        assert_eq!((config.enabled, config.capacity, config.load_threads), (false, ReadableSize::mb(64), 1));
+        assert_eq!(config.evict_threshold, Some(ReadableSize::mb(32)));
+        assert_eq!(toml::from_str::<RegionCacheEngineConfig>(&toml::to_string(&config).unwrap()).unwrap(), config);
+        assert!(toml::from_str::<RegionCacheEngineConfig>("capacty = \"1MiB\"").is_err());
+    }
+
+    #[test]
     fn errors_name_the_keys_and_the_values() {
         let valid = RegionCacheEngineConfig { capacity: ReadableSize::mb(8), ..Default::default() };
         let error = |config: RegionCacheEngineConfig| config.validate().unwrap_err().to_string();

@@ -10,7 +10,7 @@
 //! cache does not know, or knows otherwise, is answered by evicting what is in doubt.
 //!
 //! **Must not** do I/O, wait for a load or for a reader, or call a callback while a lock is held: raftstore's hooks call
-//! in here.
+//! in here. (A split does wait for a write to the same region that is under way; raftstore does both on one thread.)
 
 use std::{
     collections::HashMap,
@@ -65,16 +65,10 @@ pub(crate) struct Core {
     safe_point: AtomicU64,
     /// Reads served so far: the clock by which the least recently read region is found.
     pub(crate) reads: AtomicU64,
-    pub(crate) loads: (Sender<QueuedLoad>, Receiver<QueuedLoad>),
+    pub(crate) loads: (Sender<LoadAttempt>, Receiver<LoadAttempt>),
     pub(crate) chores: (Sender<Chore>, Receiver<Chore>),
     /// Whether a chore to reclaim memory is queued.
     pub(crate) reclaim_queued: AtomicBool,
-}
-
-pub(crate) enum QueuedLoad {
-    Attempt(LoadAttempt),
-    /// Wake one thread up, so that it sees that it has to stop.
-    Stop,
 }
 
 #[derive(Default)]
@@ -215,7 +209,7 @@ impl RegionCacheEngine {
                 drop(topology);
                 drop(outdated);
                 // The receiver lives as long as the engine.
-                let _ = core.loads.0.send(QueuedLoad::Attempt(attempt));
+                let _ = core.loads.0.send(attempt);
                 debug!("region is queued for loading"; "region_id" => region_id);
             }
             LoadDecision::AlreadyCached(_) => {}
@@ -280,7 +274,7 @@ impl RegionCacheEngine {
         hit.retain(|incarnation| topology.table.evict(*incarnation));
         let evicted = self.core.follow_eviction(&mut topology, &hit, reason);
         let mut held = Vec::new();
-        if let Some(finished) = finished {
+        if let Some(finished) = &finished {
             // Also what earlier evictions have left of these keys.
             held =
                 topology.evicting().filter(|old| old.region.id == region.id || old.region.overlaps(region)).collect();
@@ -290,7 +284,8 @@ impl RegionCacheEngine {
             self.core.publish(&topology);
         }
         drop(topology);
-        drop((evicted, held));
+        // The callback runs here if nobody holds it.
+        drop((evicted, held, finished));
     }
 }
 
@@ -338,7 +333,8 @@ impl Core {
         evicted
     }
 
-    pub(crate) fn bury(&self, incarnation: Incarnation) {
+    /// An evicted region is gone.
+    pub(crate) fn forget(&self, incarnation: Incarnation) {
         let mut topology = self.topology.lock();
         topology.table.gone(incarnation);
         topology.evicting.remove(&incarnation);

@@ -23,35 +23,40 @@ pub(crate) enum Chore {
     Bury(Remains),
     /// Memory is above the evict threshold.
     Reclaim,
-    /// Wake the thread up, so that it sees that it has to stop.
-    Stop,
 }
 
 impl RegionCacheEngine {
     /// Frees evicted regions and evicts regions if there are too many. Without
     /// [workers](RegionCacheEngine::start_workers), somebody has to call this now and then.
     pub fn housekeep(&self) {
+        self.run_chores(None);
+    }
+
+    /// Does the `first` chore, and all that are queued.
+    pub(crate) fn run_chores(&self, first: Option<Chore>) {
+        let mut next = first.or_else(|| self.core.chores.1.try_recv().ok());
         let mut reclaim = false;
-        loop {
-            while let Ok(chore) = self.core.chores.1.try_recv() {
-                reclaim |= matches!(chore, Chore::Reclaim);
-                self.run_chore(chore);
+        while let Some(chore) = next {
+            match chore {
+                Chore::Bury(remains) => self.bury(remains),
+                Chore::Reclaim => reclaim = true,
             }
-            if !std::mem::take(&mut reclaim) {
-                break;
+            next = self.core.chores.1.try_recv().ok();
+            if next.is_none() && std::mem::take(&mut reclaim) {
+                self.core.reclaim_queued.store(false, Ordering::Relaxed);
+                self.evict_least_recently_read();
+                // What was just evicted, unless somebody reads it.
+                next = self.core.chores.1.try_recv().ok();
             }
-            self.core.reclaim_queued.store(false, Ordering::Relaxed);
-            self.evict_least_recently_read();
         }
     }
 
-    pub(crate) fn run_chore(&self, chore: Chore) {
-        if let Chore::Bury(Remains { incarnation, data, charge, on_evict_finished }) = chore {
-            drop(data);
-            drop(charge);
-            self.core.bury(incarnation);
-            drop(on_evict_finished);
-        }
+    fn bury(&self, remains: Remains) {
+        let Remains { incarnation, data, charge, on_evict_finished } = remains;
+        drop(data);
+        drop(charge);
+        self.core.forget(incarnation);
+        drop(on_evict_finished);
     }
 
     /// Called after memory was taken.

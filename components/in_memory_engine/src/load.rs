@@ -24,7 +24,6 @@ use tikv_util::{info, warn};
 use crate::{
     LoadAttempt, RegionCacheEngine, RegionState,
     cached_region::{CachedRegion, RegionData, Writer},
-    engine::QueuedLoad,
     memory::Charge,
     metrics::METRICS,
     sorted_map::{Builder, entry_bytes},
@@ -79,13 +78,9 @@ impl RegionCacheEngine {
     /// Makes the cut of the next load that is queued, on `disk`; `None` when none is.
     pub fn begin_next_load<E: KvEngine>(&self, disk: &E) -> Option<LoadJob<E::Snapshot>> {
         loop {
-            match self.core.loads.1.try_recv().ok()? {
-                QueuedLoad::Attempt(attempt) => {
-                    if let Some(job) = self.begin_load(attempt, disk) {
-                        return Some(job);
-                    }
-                }
-                QueuedLoad::Stop => {}
+            let attempt = self.core.loads.1.try_recv().ok()?;
+            if let Some(job) = self.begin_load(attempt, disk) {
+                return Some(job);
             }
         }
     }

@@ -318,11 +318,13 @@ fn the_callback_of_an_eviction_comes_once_after_the_last_trace_is_gone() {
     let engine = seeded();
     let called = Arc::new(AtomicUsize::new(0));
     let evict_with_callback = |region: CacheRegion| {
-        let called = called.clone();
+        let (called, cache) = (called.clone(), engine.cache().clone());
         engine.cache().on_region_event(RegionEvent::Eviction {
             region,
             reason: EvictReason::Manual,
             on_evict_finished: Some(Box::new(move || {
+                // No lock is held.
+                cache.evict_region_by_id(1, EvictReason::Manual);
                 called.fetch_add(1, Ordering::Relaxed);
             })),
         });

@@ -1,1 +1,47 @@
+//! A raftstore coprocessor plugin that makes preloading a region into the cache safe, answered and not lost.
+//!
+//! **Owns** preloading on a store: it intercepts `MsgPreLoadRegionRequest` and `MsgPreLoadRegionResponse`, decides what
+//! is loaded into the cache engine and when, and answers every request.
+//!
+//! **How it works.** [`PreloadObserver`] is registered on the `CoprocessorHost`. Its hooks feed a state machine
+//! ([`core`]) that knows no thread, clock, engine or logger; a worker executes what that decides. What the cache should
+//! hold is compared again and again with what it holds, so that nothing depends on a message or a load that got lost.
+//!
+//! **Invariants.** See the project's design: I1 (no uninitialized region reaches the cache engine) and I2 (no hook panics
+//! or blocks) above all.
+//!
+//! **Must not** depend on anything that TiKV does not have: this crate is compiled inside TiKV as well.
+//!
+//! ```no_run
+//! # fn example<E: engine_traits::KvEngine, T: raftstore::store::Transport + 'static>(
+//! #     store_id: u64,
+//! #     cache: preload_observer::CacheEngine,
+//! #     transport: T,
+//! #     host: &mut raftstore::coprocessor::CoprocessorHost<E>,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
+//! use preload_observer::{Config, PreloadObserver};
+//!
+//! let observer = PreloadObserver::new(store_id, cache, transport, Config::default().check()?);
+//! observer.register(host, 0);
+//! observer.start()?;
+//! # Ok(())
+//! # }
+//! ```
 
+pub mod config;
+pub mod core;
+pub mod initialized_region;
+pub mod message;
+mod metrics;
+mod observer;
+mod report;
+#[cfg(test)]
+mod test_support;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use config::{CheckedConfig, Config, ConfigError, PinnedRange};
+pub use initialized_region::{InitializedRegion, LocalRegion, NotInitialized, Reason};
+pub use observer::PreloadObserver;
+pub use worker::{CacheEngine, Clock};

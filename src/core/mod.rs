@@ -1,0 +1,553 @@
+//! The plugin's state machine: what happens on the store goes in, what is to be done comes out.
+//!
+//! **Owns** everything the plugin knows: a table of regions, the requests of other stores that wait, the requests of
+//! this store that are unanswered.
+//!
+//! **How it works.**
+//! 1. A hook reports an event by one of the methods, with the time at which it happened. The region that it is about is
+//!    brought up to date at once (`region.rs`).
+//! 2. The driver calls [`Core::next_action`] until there is none: messages first, then what is due by the agenda. A load
+//!    or a probe is decided on at that moment, never queued.
+//! 3. The driver reports what a probe found by [`Core::observed`], and turns [`Core::take_notices`] into logs and metrics.
+//! 4. [`Core::next_due`] tells when there is something to do again even if nothing happens.
+//!
+//! **Invariants.**
+//! - I1: a load or a probe is for an [`InitializedRegion`](crate::initialized_region::InitializedRegion), on which no
+//!   snapshot is known to be under way.
+//! - I3: each request that is accepted is answered, with exactly one final answer (`intents.rs`, `verdict.rs`).
+//! - I4: what is wanted ends warm, expired, rejected, with its peer, or withdrawn; nothing is wanted for ever but pinned
+//!   ranges.
+//! - I6: at most `max-parked-requests` requests wait; at most `max-known-regions` initialized regions are kept, and with
+//!   those that are not initialized `max-parked-requests` more; a constant number of destroyed peers (`graves.rs`);
+//!   `max-in-flight-requests` own requests; `max-queued-messages` messages plus one for each request that waited.
+//!
+//! **Must not** start a thread, read a clock, block, call an engine, or log; nor panic, whatever events come in whatever
+//! order.
+
+mod action;
+mod agenda;
+mod graves;
+mod intents;
+mod lifecycle;
+mod region;
+mod requests;
+mod status;
+mod transfer;
+mod verdict;
+mod warming;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use kvproto::metapb::Region;
+
+use self::{
+    action::Outbox,
+    agenda::Agenda,
+    graves::Graves,
+    intents::{Ending, Waiting},
+    lifecycle::{Effect, Lifecycle},
+    region::{RegionEntry, Upkeep},
+    requests::{Begin, Requests},
+    transfer::Hold,
+    verdict::Verdict,
+    warming::{Jitter, Step},
+};
+pub use self::{
+    action::{Action, Answer, Ask, CacheState, ColdReason, Notice, Source, Ticket},
+    lifecycle::{MetadataChange, PeerState, SnapshotPhase, SnapshotStep},
+    status::{RegionStatus, Status},
+    transfer::{Ack, Offer},
+    verdict::{AnswerBody, Final, Provisional, Rejection},
+};
+use crate::{
+    config::CheckedConfig,
+    initialized_region::{InitializedRegion, LocalRegion, Reason},
+    message::{Address, Malformed, PreloadAnswer, PreloadRequest},
+};
+
+/// After so many loads in a row that left no trace, a leader transfer does not wait for the next one. One may be lost
+/// because the region's previous incarnation was still being evicted; two are a cache that is disabled or full.
+const LOADS_LOST_HOPELESS: u32 = 2;
+
+/// A peer's role, as a hook reports it.
+#[derive(Clone, Copy, Debug)]
+pub struct Role {
+    pub peer_id: u64,
+    pub is_initialized: bool,
+    pub is_leader: bool,
+    /// Zero when it is not known.
+    pub leader_peer_id: u64,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Core {
+    store_id: u64,
+    config: CheckedConfig,
+    regions: BTreeMap<u64, RegionEntry>,
+    /// The regions in `regions` that are not initialized; bounded on its own, since messages alone can fill it.
+    faint: BTreeSet<u64>,
+    graves: Graves,
+    agenda: Agenda,
+    outbox: Outbox,
+    requests: Requests,
+    /// How many requests wait, over all regions.
+    parked: usize,
+    /// The last generation that was given out.
+    generation: u64,
+    jitter: Jitter,
+    is_stopped: bool,
+}
+
+impl Core {
+    /// `seed` spreads the retries of loads; the same events with the same seed give the same actions.
+    pub fn new(store_id: u64, config: CheckedConfig, seed: u64) -> Self {
+        let mut outbox = Outbox::default();
+        outbox.set_messages_max(config.max_queued_messages);
+        Self {
+            store_id,
+            config,
+            regions: BTreeMap::new(),
+            faint: BTreeSet::new(),
+            graves: Graves::default(),
+            agenda: Agenda::default(),
+            outbox,
+            requests: Requests::default(),
+            parked: 0,
+            generation: 0,
+            jitter: Jitter::new(seed),
+            is_stopped: false,
+        }
+    }
+
+    /// Replaces the configuration. Requests that wait keep their deadline; without `enabled` they end.
+    pub fn set_config(&mut self, config: CheckedConfig, now: Duration) {
+        self.outbox.set_messages_max(config.max_queued_messages);
+        self.config = config;
+        if !self.config.enabled {
+            self.withdraw(Rejection::Disabled, now);
+        }
+        self.upkeep_all(now);
+    }
+
+    /// Ends all requests that wait, and refuses further ones.
+    pub fn stop(&mut self, now: Duration) {
+        self.is_stopped = true;
+        self.withdraw(Rejection::Stopping, now);
+        self.upkeep_all(now);
+    }
+}
+
+/// Requests and answers.
+impl Core {
+    /// A well-formed request arrived.
+    pub fn request(&mut self, request: PreloadRequest, now: Duration) {
+        if self.outbox.is_congested() {
+            self.outbox.notice(Notice::Dropped { region_id: request.region_id });
+            return;
+        }
+        match self.judge(&request) {
+            Verdict::Reject(why) => self.reject(request, why),
+            Verdict::Forward => self.wait(request, None, now),
+            Verdict::Park(why) => self.wait(request, Some(why), now),
+        }
+    }
+
+    /// A malformed request or answer arrived. `request` is there when somebody can be told.
+    pub fn malformed(&mut self, what: Malformed, region_id: u64, request: Option<PreloadRequest>) {
+        self.outbox.notice(Notice::Malformed { region_id, what });
+        if let Some(request) = request.filter(|_| !self.outbox.is_congested()) {
+            let why = Rejection::Malformed(what);
+            self.outbox.answer(request, AnswerBody::Final(Final::Rejected(why)), None);
+        }
+    }
+
+    /// A well-formed answer arrived.
+    pub fn answer(&mut self, answer: PreloadAnswer) {
+        self.requests.answered(answer, &mut self.outbox);
+    }
+
+    fn judge(&self, request: &PreloadRequest) -> Verdict {
+        if self.is_stopped {
+            return Verdict::Reject(Rejection::Stopping);
+        }
+        if !self.config.enabled {
+            return Verdict::Reject(Rejection::Disabled);
+        }
+        if request.to.store_id != self.store_id {
+            return Verdict::Reject(Rejection::StoreNotMatch { actual_store_id: self.store_id });
+        }
+        let destroyed_peer_id = self.graves.peer_of(request.region_id);
+        match self.regions.get(&request.region_id) {
+            Some(entry) => entry.life.judge(request, destroyed_peer_id),
+            None => Lifecycle::default().judge(request, destroyed_peer_id),
+        }
+    }
+
+    fn reject(&mut self, request: PreloadRequest, why: Rejection) {
+        self.outbox.notice(Notice::Rejected { region_id: request.region_id, from: request.from, why });
+        let epoch = self.regions.get(&request.region_id).and_then(|entry| entry.life.epoch());
+        self.outbox.answer(request, AnswerBody::Final(Final::Rejected(why)), epoch);
+    }
+
+    /// Lets `request` wait for its region; `why` tells the sender why it takes longer.
+    fn wait(&mut self, request: PreloadRequest, why: Option<Provisional>, now: Duration) {
+        let region_id = request.region_id;
+        let is_full = self.parked >= self.config.max_parked_requests;
+        let deadline = now.saturating_add(self.config.request_timeout);
+        let Some(entry) = entry_of(&mut self.regions, &self.faint, region_id, self.config.max_parked_requests) else {
+            return self.reject(request, Rejection::TooManyRequests);
+        };
+        let first = !entry.intent.has_waiting();
+        if let Some(earlier) = entry.intent.same_as(&request) {
+            earlier.request.epoch = earlier.request.epoch.max(request.epoch);
+        } else if is_full {
+            self.upkeep(region_id, now);
+            return self.reject(request, Rejection::TooManyRequests);
+        } else {
+            entry.intent.push(Waiting { request, arrived: now, deadline }, &mut self.parked);
+        }
+        entry.warming.probe_soon(now);
+        match why {
+            None => self.outbox.notice(Notice::Forwarded { region_id }),
+            Some(why) => {
+                self.outbox.notice(Notice::Parked { region_id, from: request.from, why: why.clone(), first });
+                self.outbox.answer(request, AnswerBody::Provisional(why), entry.life.epoch());
+            }
+        }
+        self.upkeep(region_id, now);
+    }
+}
+
+/// What the store reports of its regions.
+impl Core {
+    /// The metadata of `region` changed.
+    pub fn region_changed(&mut self, region: &Region, change: MetadataChange, is_leader: bool, now: Duration) {
+        let metadata = InitializedRegion::on_store(region, self.store_id);
+        match &metadata {
+            Err(error) if error.reason != Reason::NoPeers => self.outbox.notice(Notice::MalformedMetadata(*error)),
+            Ok(_) | Err(_) => {}
+        }
+        let void_at = now.saturating_add(self.config.snapshot_announce_timeout);
+        let Some(entry) = self.entry_for(region.get_id(), metadata.as_ref().ok()) else { return };
+        let effect = entry.life.metadata(metadata, change, void_at).max(entry.set_leader(is_leader));
+        self.affected(region.get_id(), effect, now);
+    }
+
+    /// The role of the peer of `region` changed.
+    pub fn role_changed(&mut self, region: &Region, role: Role, now: Duration) {
+        let region_id = region.get_id();
+        if !role.is_leader && role.leader_peer_id != 0 {
+            self.requests.settle(region_id, role.leader_peer_id, &mut self.outbox);
+        }
+        let metadata = InitializedRegion::on_store(region, self.store_id);
+        let Some(entry) = self.entry_for(region_id, metadata.as_ref().ok()) else { return };
+        let mut effect = entry.set_leader(role.is_leader);
+        if !role.is_initialized {
+            entry.life.uninitialized(role.peer_id);
+        } else if entry.life.local().is_none() {
+            // Its `Create` was missed, say because the table was full.
+            effect = entry.life.metadata(metadata, MetadataChange::Update, now);
+        }
+        if entry.hold.is_some_and(|hold| !hold.is_by(role.leader_peer_id)) {
+            entry.end_hold();
+        }
+        self.affected(region_id, effect, now);
+    }
+
+    /// The peer of `region` is destroyed, or about to be. What waits for a newer peer of the region goes on waiting.
+    pub fn peer_destroyed(&mut self, region: &Region, now: Duration) {
+        let region_id = region.get_id();
+        if region.get_peers().is_empty() {
+            self.outbox.notice(Notice::UninitializedDestroyed { region_id });
+        }
+        let here = region.get_peers().iter().find(|peer| peer.get_store_id() == self.store_id);
+        let entry = self.regions.get_mut(&region_id);
+        let known = entry.as_ref().and_then(|entry| entry.life.peer_id());
+        if let Some(peer_id) = here.map(|peer| peer.get_id()).or(known) {
+            self.graves.dig(region_id, peer_id);
+        }
+        if let Some(entry) = entry {
+            entry.life = Lifecycle::default();
+            entry.end_hold();
+            self.affected(region_id, Effect::DataChanged, now);
+        }
+    }
+
+    /// A `MsgSnapshot` for the peer `to` arrived.
+    pub fn snapshot_announced(&mut self, region_id: u64, to: Address, now: Duration) {
+        if to.store_id != self.store_id {
+            return;
+        }
+        let void_at = now.saturating_add(self.config.snapshot_announce_timeout);
+        let Some(entry) = self.entry_for(region_id, None) else { return };
+        let effect = entry.life.snapshot_announced(to, void_at);
+        self.affected(region_id, effect, now);
+    }
+
+    /// The application of the region's snapshot went on a step.
+    pub fn snapshot_step(&mut self, region_id: u64, step: SnapshotStep, now: Duration) {
+        let void_at = now.saturating_add(self.config.snapshot_announce_timeout);
+        // The snapshot worker may be behind the thread that reports the peer's end: only a beginning makes an entry.
+        let entry = match step {
+            SnapshotStep::Applying => self.entry_for(region_id, None),
+            SnapshotStep::Applied | SnapshotStep::Committed | SnapshotStep::Cancelled => {
+                self.regions.get_mut(&region_id)
+            }
+        };
+        let Some(entry) = entry else { return };
+        let effect = entry.life.snapshot_step(step, void_at);
+        self.affected(region_id, effect, now);
+    }
+
+    /// The entry of a region that the store reported; a new one if there is room. Without one, the region is treated as
+    /// unknown: requests wait and expire, and a load that a snapshot overtakes is wasted.
+    ///
+    /// What is reported of a peer that is in its grave came late and is ignored.
+    fn entry_for(&mut self, region_id: u64, metadata: Option<&LocalRegion>) -> Option<&mut RegionEntry> {
+        let destroyed = self.graves.peer_of(region_id);
+        if region_id == 0 || metadata.is_some_and(|local| destroyed >= Some(local.peer.peer_id)) {
+            return None;
+        }
+        let is_new = !self.regions.contains_key(&region_id);
+        let is_faint = is_new || self.faint.contains(&region_id);
+        let (known_max, parked_max) = (self.config.max_known_regions, self.config.max_parked_requests);
+        // A region whose metadata became malformed turns faint; the second limit is for stores that do this for ever.
+        let is_full = self.regions.len().saturating_sub(self.faint.len()) >= known_max
+            || is_new && self.regions.len() >= known_max.saturating_add(parked_max);
+        if metadata.is_some() && is_faint && is_full {
+            self.outbox.notice(Notice::RegionTableFull { region_id });
+            return None;
+        }
+        let faint_max = if metadata.is_some() { usize::MAX } else { parked_max };
+        entry_of(&mut self.regions, &self.faint, region_id, faint_max)
+    }
+
+    /// Something happened to the region.
+    fn affected(&mut self, region_id: u64, effect: Effect, now: Duration) {
+        if let Some(entry) = self.regions.get_mut(&region_id).filter(|_| effect == Effect::DataChanged) {
+            self.generation = self.generation.wrapping_add(1);
+            entry.warming.restart(self.generation, now);
+        }
+        self.upkeep(region_id, now);
+    }
+}
+
+/// Leader transfers.
+impl Core {
+    /// This store is about to offer the leadership of a region to `targets`. Returns whether the region is warm here and
+    /// they are asked to warm it up, which is worth telling them in the offer.
+    pub fn transfer_requested(&mut self, region_id: u64, targets: &[Address], now: Duration) -> bool {
+        if !self.config.enabled || self.is_stopped {
+            return false;
+        }
+        let Some(entry) = self.regions.get_mut(&region_id) else { return false };
+        let Some(local) = entry.life.loadable().cloned() else { return false };
+        let is_warm = entry.warming.was_active_within(fresh_for(&self.config), now);
+        let deadline = now.saturating_add(self.config.request_timeout);
+        let mut is_asked = false;
+        for to in targets.iter().filter(|to| to.is_complete() && to.store_id != self.store_id) {
+            if self.outbox.is_congested() {
+                break;
+            }
+            match self.requests.begin(region_id, *to, is_warm, deadline, self.config.max_in_flight_requests) {
+                Begin::Send => {
+                    is_asked = true;
+                    self.outbox.ask(Ask { region: local.region.clone(), from: local.peer, to: *to });
+                }
+                Begin::AlreadyAsked => is_asked = is_warm,
+                Begin::AwaitProbe => entry.warming.probe_soon(now),
+                Begin::Full => {
+                    self.outbox.notice(Notice::TransferCold { region_id, reason: ColdReason::TooManyInFlight })
+                }
+            }
+        }
+        self.upkeep(region_id, now);
+        is_asked
+    }
+
+    /// Whether the peer here may acknowledge `offer` now.
+    pub fn ack(&mut self, region_id: u64, offer: Offer, now: Duration) -> Ack {
+        let warmup_timeout = self.config.warmup_timeout;
+        if !self.config.enabled || self.is_stopped || warmup_timeout.is_zero() {
+            return Ack::Go;
+        }
+        let Some(entry) = self.regions.get_mut(&region_id).filter(|entry| entry.life.local().is_some()) else {
+            return Ack::Go;
+        };
+        if entry.hold.is_some_and(|hold| !hold.is_for(offer)) {
+            entry.end_hold();
+        }
+        if entry.hold.is_none() && !offer.is_preloaded && !entry.intent.is_wanted_by(offer.leader_peer_id) {
+            return Ack::Go;
+        }
+
+        let is_new = entry.hold.is_none();
+        let hold = *entry.hold.get_or_insert(Hold::new(offer, now, warmup_timeout));
+        if is_new && offer.is_preloaded {
+            entry.intent.offered_until = Some(hold.ends_at());
+        }
+        let is_warm = entry.life.loadable().is_some() && entry.warming.was_active_within(fresh_for(&self.config), now);
+        let is_hopeless = matches!(entry.life.peer, PeerState::Merging(_))
+            || entry.warming.loads_lost() >= LOADS_LOST_HOPELESS
+            || entry.intent.is_empty();
+        let notice = if is_warm {
+            Notice::AckWarm { region_id, held: hold.held(now) }
+        } else if hold.is_over(now) {
+            Notice::AckCold { region_id, reason: ColdReason::WarmupTimeout }
+        } else if is_hopeless {
+            Notice::AckCold { region_id, reason: ColdReason::CannotWarm }
+        } else {
+            if is_new {
+                self.outbox.notice(Notice::AckHeld { region_id });
+                entry.warming.probe_soon(now);
+            }
+            self.upkeep(region_id, now);
+            return Ack::NotYet;
+        };
+        self.outbox.notice(notice);
+        entry.end_hold();
+        self.upkeep(region_id, now);
+        Ack::Go
+    }
+}
+
+/// The driver's side.
+impl Core {
+    /// What is to be done next; `None` when nothing is before [`next_due`](Self::next_due).
+    pub fn next_action(&mut self, now: Duration) -> Option<Action> {
+        self.requests.expire(now, &mut self.outbox);
+        loop {
+            if let Some(message) = self.outbox.next_message() {
+                return Some(message);
+            }
+            let region_id = self.agenda.pop_due(now)?;
+            self.upkeep(region_id, now);
+            let Some(entry) = self.regions.get_mut(&region_id) else { continue };
+            let Some(region) = entry.life.loadable().map(|local| local.region.clone()) else { continue };
+            let Some(step) = entry.warming.take_step(now, &self.config) else { continue };
+            let generation = entry.warming.generation;
+            self.upkeep(region_id, now);
+            return Some(match step {
+                Step::Probe => Action::Probe(Ticket { region, generation }),
+                Step::Load => Action::Load(region),
+            });
+        }
+    }
+
+    /// When [`next_action`](Self::next_action) has something, if nothing happens until then.
+    pub fn next_due(&self) -> Option<Duration> {
+        if self.outbox.messages_len() > 0 || self.outbox.has_notices() {
+            return Some(Duration::ZERO);
+        }
+        self.agenda.first().into_iter().chain(self.requests.next_deadline()).min()
+    }
+
+    /// A probe found the region of `ticket` to be in `state`.
+    pub fn observed(&mut self, ticket: &Ticket, state: CacheState, now: Duration) {
+        let region_id = ticket.region.id();
+        let Some(entry) = self.regions.get_mut(&region_id) else { return };
+        let Some(local) = entry.life.loadable().cloned() else { return };
+        if entry.warming.generation != ticket.generation {
+            return;
+        }
+        let (was, loads, lost) = (entry.warming.seen(), entry.warming.loads(), entry.warming.loads_lost());
+        let source = entry.source(&self.config);
+        entry.warming.observed(state, now, &self.config, &mut self.jitter);
+
+        let epoch = local.region.epoch();
+        let mut ending = Ending { now, outbox: &mut self.outbox, parked: &mut self.parked, local_epoch: Some(epoch) };
+        let attempts = entry.warming.loads_lost();
+        if state == CacheState::Active {
+            if let Some(source) = source.filter(|_| was != Some(CacheState::Active)) {
+                ending.outbox.notice(Notice::Warm { region_id, source, loads });
+            }
+            entry.intent.offered_until = None;
+            let is_met = |waiting: &Waiting| !epoch.is_older_than(waiting.request.epoch);
+            entry.intent.finish(&mut ending, |waiting| is_met(waiting).then_some(Final::Warm));
+        } else if attempts > lost {
+            ending.outbox.notice(Notice::LoadLost { region_id, attempts });
+            if attempts >= self.config.load_attempts_max {
+                entry.intent.reject_all(&mut ending, Rejection::RefusedByCache);
+            }
+        }
+        self.probed_for_own_requests(&local.region, local.peer, state);
+        self.upkeep(region_id, now);
+    }
+
+    /// What to log and to count, and how many more notices there were than could be kept.
+    pub fn take_notices(&mut self) -> (Vec<Notice>, u64) {
+        self.outbox.take_notices()
+    }
+
+    /// The own requests for `region` that waited for a probe go out, if there is a point in asking.
+    fn probed_for_own_requests(&mut self, region: &InitializedRegion, from: Address, state: CacheState) {
+        let is_warm = state == CacheState::Active;
+        for to in self.requests.probed(region.id(), is_warm) {
+            if is_warm {
+                self.outbox.ask(Ask { region: region.clone(), from, to });
+            } else {
+                let reason = ColdReason::NotCachedHere;
+                self.outbox.notice(Notice::TransferCold { region_id: region.id(), reason });
+            }
+        }
+    }
+
+    fn upkeep(&mut self, region_id: u64, now: Duration) {
+        let Some(entry) = self.regions.get_mut(&region_id) else { return };
+        let due = entry.upkeep(Upkeep {
+            region_id,
+            now,
+            config: &self.config,
+            outbox: &mut self.outbox,
+            parked: &mut self.parked,
+            destroyed_peer_id: self.graves.peer_of(region_id),
+            is_asked_about: self.requests.awaits_probe(region_id),
+        });
+        self.agenda.set(region_id, due);
+        if entry.life.local().is_some() {
+            self.faint.remove(&region_id);
+        } else if entry.is_blank() {
+            self.faint.remove(&region_id);
+            self.regions.remove(&region_id);
+        } else {
+            self.faint.insert(region_id);
+        }
+    }
+
+    fn upkeep_all(&mut self, now: Duration) {
+        let region_ids: Vec<u64> = self.regions.keys().copied().collect();
+        region_ids.into_iter().for_each(|region_id| self.upkeep(region_id, now));
+    }
+
+    fn withdraw(&mut self, why: Rejection, now: Duration) {
+        for entry in self.regions.values_mut() {
+            entry.hold = None;
+            let local_epoch = entry.life.epoch();
+            let mut ending = Ending { now, outbox: &mut self.outbox, parked: &mut self.parked, local_epoch };
+            entry.intent.reject_all(&mut ending, why);
+        }
+    }
+}
+
+/// For how long a region that was found in the cache is believed to be there: until the probe after the next one, so
+/// that a probe that is late does not make the region look cold.
+fn fresh_for(config: &CheckedConfig) -> Duration {
+    config.reconcile_interval.saturating_mul(2)
+}
+
+/// The entry of `region_id`; a new one only while fewer than `faint_max` are not initialized.
+fn entry_of<'a>(
+    regions: &'a mut BTreeMap<u64, RegionEntry>,
+    faint: &BTreeSet<u64>,
+    region_id: u64,
+    faint_max: usize,
+) -> Option<&'a mut RegionEntry> {
+    if !regions.contains_key(&region_id) && faint.len() >= faint_max {
+        return None;
+    }
+    Some(regions.entry(region_id).or_default())
+}

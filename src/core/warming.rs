@@ -1,0 +1,210 @@
+//! Getting one region into the cache, and keeping an eye on it.
+//!
+//! **Owns** what was last seen of the region in the cache, and what is to be done about it next.
+//!
+//! **How it works.** Probe, and act on what is seen:
+//!
+//! 1. *Active*: done. Probe again after `reconcile-interval`, for as long as anyone cares.
+//! 2. *Loading*: probe again after `probe-interval`.
+//! 3. *Absent*, and no load was tried: load now, then probe after `probe-interval`.
+//! 4. *Absent* after a load: the load was refused or lost. Load again after a backoff that doubles.
+//!
+//! **Invariants.** What was seen belongs to one generation of the region's data. A snapshot, a split or any other change
+//! of the data starts a new one, and what a probe of an older one sees is thrown away (I5). After a step, the next one
+//! lies in the future.
+//!
+//! **Must not** load: it says when, the driver does.
+
+use std::time::Duration;
+
+use super::action::{CacheState, Source};
+use crate::config::CheckedConfig;
+
+/// What the region's cache is looked at for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Goal {
+    #[default]
+    Nothing,
+    /// Somebody wants to know whether the region is cached.
+    Know,
+    Warm(Source),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Step {
+    #[default]
+    Probe,
+    Load,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Warming {
+    pub(super) generation: u64,
+    goal: Goal,
+    seen: Option<(CacheState, Duration)>,
+    next: Step,
+    next_at: Duration,
+    /// Loads since the goal was set or the data changed.
+    loads: u32,
+    /// Loads in a row that left no trace.
+    loads_lost: u32,
+}
+
+impl Warming {
+    /// The region's data is another now.
+    pub(super) fn restart(&mut self, generation: u64, now: Duration) {
+        *self = Self { generation, goal: self.goal, next_at: now, ..Self::default() };
+    }
+
+    pub(super) fn set_goal(&mut self, goal: Goal, now: Duration) {
+        let (was_warm, is_warm) = (matches!(self.goal, Goal::Warm(_)), matches!(goal, Goal::Warm(_)));
+        if was_warm != is_warm {
+            self.next = Step::Probe;
+            (self.loads, self.loads_lost) = (0, 0);
+        }
+        if is_warm && !was_warm || goal != Goal::Nothing && self.goal == Goal::Nothing {
+            self.next_at = now;
+        }
+        self.goal = goal;
+    }
+
+    /// Somebody wants to know now: does not wait for the next probe. A load that is backing off goes on doing so.
+    pub(super) fn probe_soon(&mut self, now: Duration) {
+        if self.next == Step::Probe {
+            self.next_at = self.next_at.min(now);
+        }
+    }
+
+    pub(super) fn seen(&self) -> Option<CacheState> {
+        self.seen.map(|(state, _)| state)
+    }
+
+    /// Whether the region was found active, not longer than `age` ago.
+    pub(super) fn was_active_within(&self, age: Duration, now: Duration) -> bool {
+        self.seen.is_some_and(|(state, at)| state == CacheState::Active && now.saturating_sub(at) <= age)
+    }
+
+    pub(super) fn loads_lost(&self) -> u32 {
+        self.loads_lost
+    }
+
+    pub(super) fn loads(&self) -> u32 {
+        self.loads
+    }
+
+    pub(super) fn due(&self) -> Option<Duration> {
+        (self.goal != Goal::Nothing).then_some(self.next_at)
+    }
+
+    /// What is to be done now.
+    pub(super) fn take_step(&mut self, now: Duration, config: &CheckedConfig) -> Option<Step> {
+        if self.due()? > now {
+            return None;
+        }
+        let step = std::mem::take(&mut self.next);
+        if step == Step::Load {
+            self.loads = self.loads.saturating_add(1);
+        }
+        self.next_at = now.saturating_add(config.probe_interval);
+        Some(step)
+    }
+
+    /// A probe of this generation saw `state`.
+    pub(super) fn observed(&mut self, state: CacheState, now: Duration, config: &CheckedConfig, jitter: &mut Jitter) {
+        self.seen = Some((state, now));
+        let wait = match (state, self.goal) {
+            (CacheState::Active, _) => {
+                (self.loads, self.loads_lost) = (0, 0);
+                config.reconcile_interval
+            }
+            (CacheState::Loading, _) => {
+                self.loads_lost = 0;
+                config.probe_interval
+            }
+            (CacheState::Absent, Goal::Nothing | Goal::Know) => config.reconcile_interval,
+            (CacheState::Absent, Goal::Warm(_)) if self.loads == 0 => {
+                self.next = Step::Load;
+                Duration::ZERO
+            }
+            (CacheState::Absent, Goal::Warm(_)) => {
+                self.next = Step::Load;
+                let backoff = self.backoff(config);
+                self.loads_lost = self.loads_lost.saturating_add(1);
+                jitter.shorten(backoff)
+            }
+        };
+        self.next_at = now.saturating_add(wait);
+    }
+
+    fn backoff(&self, config: &CheckedConfig) -> Duration {
+        let factor = 1_u32.checked_shl(self.loads_lost).unwrap_or(u32::MAX);
+        config.load_retry_backoff_min.saturating_mul(factor).min(config.load_retry_backoff_max)
+    }
+}
+
+/// Spreads what would otherwise happen at the same time. Seeded, so that a run can be replayed.
+#[derive(Debug)]
+pub(super) struct Jitter(u64);
+
+impl Jitter {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Takes up to half of `duration` away.
+    fn shorten(&mut self, duration: Duration) -> Duration {
+        // A step of splitmix64: quality does not matter here, having no state to lock and no dependency does.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let thousandth = u32::try_from((mixed ^ (mixed >> 27)) % 501).unwrap_or(0);
+        duration.saturating_sub(duration / 1000 * thousandth)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn backoff_doubles_up_to_its_maximum_and_is_spread() {
+        let config = Config::default().check().unwrap();
+        let mut jitter = Jitter::new(1);
+        let mut warming = Warming::default();
+        let mut now = Duration::from_secs(1);
+        warming.set_goal(Goal::Warm(Source::Pinned), now);
+        assert_eq!(warming.take_step(now, &config), Some(Step::Probe));
+        warming.observed(CacheState::Absent, now, &config, &mut jitter);
+        assert_eq!(warming.due(), Some(now), "the first load does not wait");
+        let mut waits = Vec::new();
+        for _ in 0..40 {
+            assert_eq!(warming.take_step(now, &config), Some(Step::Load));
+            warming.observed(CacheState::Absent, now, &config, &mut jitter);
+            waits.push(warming.due().unwrap() - now);
+            now = warming.due().unwrap();
+        }
+        for (n, wait) in waits.iter().enumerate() {
+            let full = config.load_retry_backoff_min.saturating_mul(1 << n.min(20)).min(config.load_retry_backoff_max);
+            assert!(*wait <= full && *wait >= full / 2, "{n}: {wait:?} of {full:?}");
+        }
+        assert_ne!(waits[20], waits[21]);
+    }
+
+    #[test]
+    fn what_an_older_goal_left_behind_does_not_delay_a_new_one() {
+        let config = Config::default().check().unwrap();
+        let now = Duration::from_secs(1);
+        let mut warming = Warming::default();
+        warming.set_goal(Goal::Warm(Source::Request), now);
+        for _ in 0..9 {
+            warming.take_step(now, &config);
+            warming.loads = 1;
+            warming.observed(CacheState::Absent, now, &config, &mut Jitter::new(1));
+        }
+        assert!(warming.due() > Some(now));
+        warming.set_goal(Goal::Nothing, now);
+        assert_eq!(warming.due(), None);
+        warming.set_goal(Goal::Warm(Source::Request), now);
+        assert_eq!((warming.due(), warming.loads_lost()), (Some(now), 0));
+    }
+}

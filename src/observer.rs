@@ -1,0 +1,352 @@
+//! The plugin as the store sees it.
+//!
+//! **Owns** the translation of the coprocessor's hooks into the core's events, and the worker's thread.
+//!
+//! **How it works.** A hook takes what it needs out of its arguments, hands it to the core under a short lock, and
+//! returns. Ordinary Raft messages do not get that far: they cost two branches.
+//!
+//! **Invariants.** No hook calls the cache engine or the transport, does I/O or waits for the worker (I2). Preload
+//! requests and answers end here, whatever they hold, so that no other handler sees them (I1).
+//!
+//! **Must not** decide anything: that is the core's.
+//!
+//! # A cache engine that is disabled (I7)
+//! The plugin cannot ask an engine whether it is enabled. With `enabled = false` it does nothing but answer
+//! `server_is_busy`. Otherwise it finds out: loads never become visible. Each wanted region then costs a few calls that
+//! the engine ignores, requests are rejected after `load-attempts-max` of them, and a leader transfer is held back for
+//! at most two, which is about the tenth of a second, and only when the leader says that the region is warm there.
+
+use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
+
+use engine_traits::KvEngine;
+use fail::fail_point;
+use kvproto::{
+    metapb::Region,
+    raft_serverpb::{ExtraMessageType, RaftMessage},
+};
+use parking_lot::Mutex;
+use raft::{StateRole, eraftpb::MessageType};
+use raftstore::{
+    coprocessor::{
+        ApplySnapshotObserver, BoxApplySnapshotObserver, BoxRaftMessageObserver, BoxRegionChangeObserver,
+        BoxRoleObserver, Coprocessor, CoprocessorHost, DestroyPeerObserver, ObserverContext, RaftMessageObserver,
+        RegionChangeEvent, RegionChangeObserver, RegionChangeReason, RoleChange, RoleObserver,
+        dispatcher::BoxDestroyPeerObserver,
+    },
+    store::{SnapKey, Snapshot, Transport},
+};
+use tikv_util::error;
+
+use crate::{
+    config::CheckedConfig,
+    core::{Core, MetadataChange, RegionStatus, Role, SnapshotStep, Status},
+    message::{Address, PreloadAnswer, PreloadRequest},
+    worker::{CacheEngine, Clock, Driver, Shared},
+};
+
+/// The plugin. A handle: clones share one state; the worker ends with [`stop`](Self::stop) or the last clone.
+#[derive(Clone)]
+pub struct PreloadObserver {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    driver: Arc<Mutex<Driver>>,
+    worker: Worker,
+}
+
+/// Who calls [`Driver::step`].
+enum Worker {
+    /// A thread, `None` while it does not run.
+    Thread(Mutex<Option<JoinHandle<()>>>),
+    /// Whoever made the plugin.
+    Caller,
+}
+
+impl PreloadObserver {
+    /// The plugin of the store `store_id`. It does its work on a thread of its own, from [`start`](Self::start) on.
+    ///
+    /// `transport` sends requests and answers to other stores. Events that hooks report before the start count.
+    pub fn new(store_id: u64, cache: CacheEngine, transport: impl Transport + 'static, config: CheckedConfig) -> Self {
+        // The one place that reads the clock.
+        #[allow(clippy::disallowed_methods)]
+        let start = std::time::Instant::now();
+        let clock: Clock = Arc::new(move || start.elapsed());
+        // The store's id as the seed keeps the retries of stores apart.
+        let core = Core::new(store_id, config, store_id);
+        Self::with_worker(core, cache, transport, clock, Worker::Thread(Mutex::new(None)))
+    }
+
+    /// Like [`new`](Self::new), for simulators and tests: without a thread, and with the caller's clock. Whoever moves
+    /// the clock calls [`step`](Self::step). The same events, times and `seed` give the same actions.
+    pub fn stepped(
+        store_id: u64,
+        cache: CacheEngine,
+        transport: impl Transport + 'static,
+        config: CheckedConfig,
+        clock: Clock,
+        seed: u64,
+    ) -> Self {
+        Self::with_worker(Core::new(store_id, config, seed), cache, transport, clock, Worker::Caller)
+    }
+
+    fn with_worker(
+        core: Core,
+        cache: CacheEngine,
+        transport: impl Transport + 'static,
+        clock: Clock,
+        worker: Worker,
+    ) -> Self {
+        let shared = Arc::new(Shared::new(core, clock, cache));
+        let driver = Arc::new(Mutex::new(Driver::new(shared.clone(), transport)));
+        Self { handle: Arc::new(Handle { shared, driver, worker }) }
+    }
+
+    /// Registers all observers. The plugin does not depend on being called before or after others; with a small
+    /// `priority`, an observer that sets `bypass` or drops messages does not hide them from it.
+    pub fn register<E: KvEngine>(&self, host: &mut CoprocessorHost<E>, priority: u32) {
+        let registry = &mut host.registry;
+        registry.register_raft_message_observer(priority, BoxRaftMessageObserver::new(self.clone()));
+        registry.register_region_change_observer(priority, BoxRegionChangeObserver::new(self.clone()));
+        registry.register_role_observer(priority, BoxRoleObserver::new(self.clone()));
+        registry.register_apply_snapshot_observer(priority, BoxApplySnapshotObserver::new(self.clone()));
+        registry.register_destroy_peer_observer(priority, BoxDestroyPeerObserver::new(self.clone()));
+        #[cfg(feature = "transfer-leader")]
+        registry.register_transfer_leader_observer(priority, transfer::boxed(self.clone()));
+    }
+
+    /// Starts the worker, if there is one and it does not run yet. The host's start does the same, and logs an error.
+    ///
+    /// # Errors
+    /// When the operating system refuses another thread.
+    pub fn start(&self) -> io::Result<()> {
+        let Worker::Thread(thread) = &self.handle.worker else { return Ok(()) };
+        let mut thread = thread.lock();
+        if thread.is_none() {
+            let (shared, driver) = (self.handle.shared.clone(), self.handle.driver.clone());
+            let run = move || {
+                while shared.wait_for_work() {
+                    driver.lock().step();
+                }
+            };
+            *thread = Some(std::thread::Builder::new().name("preload-worker".into()).spawn(run)?);
+        }
+        Ok(())
+    }
+
+    /// Answers all requests that wait with `server_is_busy`, and ends the worker for good. The host's shutdown does the
+    /// same. Waits for the call to the cache engine or the transport that the worker is in.
+    pub fn stop(&self) {
+        self.handle.stop();
+    }
+
+    /// Does all that is due by the clock; returns when there is something to do again, unless something happens before.
+    /// For [`stepped`](Self::stepped) plugins.
+    pub fn step(&self) -> Option<Duration> {
+        self.handle.driver.lock().step()
+    }
+
+    /// Replaces the configuration.
+    pub fn set_config(&self, config: CheckedConfig) {
+        self.notify(|core, now| core.set_config(config, now));
+    }
+
+    /// How much the plugin holds.
+    pub fn status(&self) -> Status {
+        self.handle.shared.inspect(Core::status)
+    }
+
+    /// What the plugin knows of a region; `None` when that is nothing.
+    pub fn region_status(&self, region_id: u64) -> Option<RegionStatus> {
+        self.handle.shared.inspect(|core| core.region_status(region_id))
+    }
+
+    fn notify<R>(&self, event: impl FnOnce(&mut Core, Duration) -> R) -> R {
+        self.handle.shared.notify(event)
+    }
+
+    /// An extra message of any kind; whether the store goes on with it.
+    #[cold]
+    fn on_extra_message(&self, message: &RaftMessage) -> bool {
+        match message.get_extra_msg().get_type() {
+            ExtraMessageType::MsgPreLoadRegionRequest => {
+                fail_point!("preload_observer::classify::skip_initialization_check", |_| {
+                    self.handle.shared.load_unchecked(message.get_region_id());
+                    false
+                });
+                let request = PreloadRequest::decode(message);
+                self.notify(|core, now| match request {
+                    Ok(request) => core.request(request, now),
+                    Err((what, request)) => core.malformed(what, message.get_region_id(), request),
+                });
+                false
+            }
+            ExtraMessageType::MsgPreLoadRegionResponse => {
+                let answer = PreloadAnswer::decode(message);
+                self.notify(|core, _| match answer {
+                    Ok(answer) => core.answer(answer),
+                    Err(what) => core.malformed(what, message.get_region_id(), None),
+                });
+                false
+            }
+            _ => true,
+        }
+    }
+
+    #[cold]
+    fn on_snapshot_message(&self, message: &RaftMessage) {
+        let to = Address::of(message.get_to_peer());
+        self.notify(|core, now| core.snapshot_announced(message.get_region_id(), to, now));
+    }
+
+    fn on_snapshot_step(&self, region_id: u64, step: SnapshotStep) {
+        self.notify(|core, now| core.snapshot_step(region_id, step, now));
+    }
+}
+
+impl Handle {
+    fn stop(&self) {
+        self.shared.stop();
+        if let Worker::Thread(thread) = &self.worker {
+            // The worker's panic, if it had one, has been reported by the panic hook.
+            let _ = thread.lock().take().map(JoinHandle::join);
+        }
+        self.driver.lock().step();
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Coprocessor for PreloadObserver {
+    fn start(&self) {
+        if let Err(err) = PreloadObserver::start(self) {
+            error!("preload worker not started, regions are not warmed up"; "err" => %err);
+        }
+    }
+
+    fn stop(&self) {
+        PreloadObserver::stop(self);
+    }
+}
+
+impl RaftMessageObserver for PreloadObserver {
+    #[inline]
+    fn on_raft_message(&self, message: &RaftMessage) -> bool {
+        if message.has_extra_msg() {
+            return self.on_extra_message(message);
+        }
+        if message.get_message().get_msg_type() == MessageType::MsgSnapshot {
+            self.on_snapshot_message(message);
+        }
+        true
+    }
+}
+
+impl RegionChangeObserver for PreloadObserver {
+    fn on_region_changed(&self, ctx: &mut ObserverContext<'_>, event: RegionChangeEvent, role: StateRole) {
+        let region = ctx.region();
+        let change = match event {
+            RegionChangeEvent::Create => MetadataChange::Create,
+            RegionChangeEvent::Update(RegionChangeReason::PrepareMerge) => MetadataChange::PrepareMerge,
+            RegionChangeEvent::Update(_) => MetadataChange::Update,
+            RegionChangeEvent::Destroy => return self.on_destroy_peer(region),
+            RegionChangeEvent::UpdateBuckets(_) => return,
+        };
+        self.notify(|core, now| core.region_changed(region, change, role == StateRole::Leader, now));
+    }
+}
+
+impl RoleObserver for PreloadObserver {
+    fn on_role_change(&self, ctx: &mut ObserverContext<'_>, change: &RoleChange) {
+        let role = Role {
+            peer_id: change.peer_id,
+            is_initialized: change.initialized,
+            is_leader: change.state == StateRole::Leader,
+            leader_peer_id: change.leader_id,
+        };
+        self.notify(|core, now| core.role_changed(ctx.region(), role, now));
+    }
+}
+
+impl DestroyPeerObserver for PreloadObserver {
+    fn on_destroy_peer(&self, region: &Region) {
+        self.notify(|core, now| core.peer_destroyed(region, now));
+    }
+}
+
+impl ApplySnapshotObserver for PreloadObserver {
+    fn should_pre_apply_snapshot(&self) -> bool {
+        true
+    }
+
+    fn pre_apply_snapshot(&self, ctx: &mut ObserverContext<'_>, _: u64, _: &SnapKey, _: Option<&Snapshot>) {
+        self.on_snapshot_step(ctx.region().get_id(), SnapshotStep::Applying);
+    }
+
+    fn post_apply_snapshot(&self, ctx: &mut ObserverContext<'_>, _: u64, _: &SnapKey, _: Option<&Snapshot>) {
+        self.on_snapshot_step(ctx.region().get_id(), SnapshotStep::Applied);
+    }
+
+    fn on_apply_snapshot_committed(&self, ctx: &mut ObserverContext<'_>, _: u64, _: &SnapKey, _: Option<&Snapshot>) {
+        self.on_snapshot_step(ctx.region().get_id(), SnapshotStep::Committed);
+    }
+
+    fn cancel_apply_snapshot(&self, region_id: u64, _: u64) {
+        self.on_snapshot_step(region_id, SnapshotStep::Cancelled);
+    }
+}
+
+/// The hooks around a leader transfer, which TiKV has since v8.5.2.
+#[cfg(feature = "transfer-leader")]
+mod transfer {
+    use kvproto::raft_cmdpb::TransferLeaderRequest;
+    use raft::eraftpb;
+    use raftstore::{
+        coprocessor::{
+            Result, TransferLeaderCustomContext, TransferLeaderObserver, dispatcher::BoxTransferLeaderObserver,
+        },
+        store::TransferLeaderContext,
+    };
+
+    use super::*;
+    use crate::core::{Ack, Offer};
+
+    /// In an offer, says that the region is warm on the leader and that the target is asked to warm it up.
+    const CONTEXT_KEY: &[u8] = b"preload_observer";
+    const CONTEXT_WARM: &[u8] = b"warm";
+
+    pub(super) fn boxed(observer: PreloadObserver) -> BoxTransferLeaderObserver {
+        BoxTransferLeaderObserver::new(observer)
+    }
+
+    impl TransferLeaderObserver for PreloadObserver {
+        fn pre_transfer_leader(
+            &self,
+            ctx: &mut ObserverContext<'_>,
+            request: &TransferLeaderRequest,
+        ) -> Result<Option<TransferLeaderCustomContext>> {
+            let mut targets: Vec<Address> = request.get_peers().iter().map(Address::of).collect();
+            let target = Address::of(request.get_peer());
+            if !targets.contains(&target) {
+                targets.push(target);
+            }
+            let region_id = ctx.region().get_id();
+            let is_preloaded = self.notify(|core, now| core.transfer_requested(region_id, &targets, now));
+            Ok(is_preloaded
+                .then(|| TransferLeaderCustomContext { key: CONTEXT_KEY.to_vec(), value: CONTEXT_WARM.to_vec() }))
+        }
+
+        fn pre_ack_transfer_leader(&self, ctx: &mut ObserverContext<'_>, message: &eraftpb::Message) -> bool {
+            let context = TransferLeaderContext::from_bytes(message.get_context());
+            let is_preloaded = context.is_ok_and(|context| context.get_custom_ctx(CONTEXT_KEY) == Some(CONTEXT_WARM));
+            let offer = Offer { leader_peer_id: message.get_from(), term: message.get_term(), is_preloaded };
+            let region_id = ctx.region().get_id();
+            self.notify(|core, now| core.ack(region_id, offer, now)) == Ack::Go
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The plugin through its hooks, on fakes and virtual time.
+
+mod faults;
+mod hostile;
+mod model;
+mod transfers;
+mod verdicts;
+mod warming;

@@ -1,0 +1,245 @@
+//! What is wanted is compared with what is cached, until it is warm or not wanted any more.
+
+use kvproto::metapb::Region;
+use raft::StateRole;
+use raftstore::coprocessor::RegionChangeReason;
+
+use crate::{
+    Config, PinnedRange,
+    core::{CacheState, SnapshotPhase, Source},
+    message::AnswerKind,
+    test_support::*,
+};
+
+fn pinned(start_key: &str, end_key: &str) -> Config {
+    Config { pinned: vec![PinnedRange { start_key: start_key.into(), end_key: end_key.into() }], ..Config::default() }
+}
+
+fn lead(bench: &Bench, region: &Region) {
+    bench.role(region, StateRole::Leader, &peer(region.get_id(), STORE));
+}
+
+#[test]
+fn requests_for_a_region_share_one_load_and_are_answered_each() {
+    let bench = Bench::new();
+    bench.create(&region(7));
+    let mut other = request(7);
+    other.mut_from_peer().set_id(73);
+    for message in [&request(7), &other, &request(7)] {
+        bench.receive(message);
+    }
+    assert_eq!(bench.observer.status().parked_requests, 2, "a repeated request is the same request");
+    bench.millis(10);
+    bench.cache.finish_loads();
+    bench.millis(20);
+    assert_eq!(bench.answers(), [AnswerKind::Warm; 2]);
+    assert_eq!(bench.cache.loads(), [7]);
+}
+
+#[test]
+fn request_that_is_repeated_is_told_again_and_answered_once() {
+    let bench = Bench::new();
+    bench.receive(&request(7));
+    bench.millis(6000);
+    bench.receive(&request(7));
+    bench.millis(3999);
+    assert_eq!(bench.answers(), [AnswerKind::RegionNotInitialized; 2]);
+    bench.millis(1);
+    assert_eq!(bench.answers(), [AnswerKind::ServerIsBusy], "repeating does not move the deadline");
+}
+
+#[test]
+fn load_that_is_lost_is_tried_again() {
+    let bench = Bench::new();
+    bench.create(&region(7));
+    bench.receive(&request(7));
+    bench.millis(10);
+    bench.cache.evict(7);
+    bench.cache.load_at_once();
+    bench.millis(200);
+    assert_eq!((bench.cache.loads(), bench.answers()), (vec![7, 7], vec![AnswerKind::Warm]));
+}
+
+#[test]
+fn region_is_loaded_again_after_a_snapshot_replaced_its_data() {
+    let bench = Bench::new();
+    bench.create(&region(7));
+    bench.receive(&request(7));
+    bench.millis(10);
+    // The load is done, and the snapshot comes before the plugin has looked.
+    bench.announce_snapshot(7);
+    bench.cache.finish_loads();
+    bench.millis(100);
+    assert!(bench.answers().is_empty(), "what is cached is about to be evicted");
+    bench.pre_apply(&region(7));
+    bench.post_apply(&region(7));
+    bench.commit(&region(7));
+    bench.millis(30);
+    assert_eq!((bench.cache.loads(), bench.answers()), (vec![7, 7], vec![]));
+    bench.cache.finish_loads();
+    bench.millis(20);
+    assert_eq!(bench.answers(), [AnswerKind::Warm]);
+}
+
+#[test]
+fn snapshot_that_is_never_applied_does_not_keep_loads_back_for_ever() {
+    let bench = Bench::new();
+    bench.cache.load_at_once();
+    bench.create(&region(7));
+    bench.announce_snapshot(7);
+    bench.receive(&request(7));
+    bench.millis(2999);
+    assert_eq!((bench.cache.loads(), bench.answers()), (vec![], vec![AnswerKind::DataIsNotReady]));
+    bench.millis(21);
+    assert_eq!((bench.cache.loads(), bench.answers()), (vec![7], vec![AnswerKind::Warm]));
+}
+
+#[test]
+fn snapshot_for_another_peer_is_not_one_for_ours() {
+    let bench = Bench::new();
+    let mut replaced = region(7);
+    replaced.mut_peers()[0].set_id(171);
+    bench.create(&replaced);
+    bench.announce_snapshot(7);
+    assert_eq!(bench.observer.region_status(7).unwrap().snapshot, SnapshotPhase::Idle);
+}
+
+#[test]
+fn cancelled_snapshot_lets_loads_go_on() {
+    use raftstore::coprocessor::ApplySnapshotObserver;
+
+    let bench = Bench::new();
+    bench.cache.load_at_once();
+    bench.create(&region(7));
+    bench.pre_apply(&region(7));
+    bench.receive(&request(7));
+    bench.observer.cancel_apply_snapshot(7, 71);
+    bench.millis(20);
+    assert_eq!(bench.answers(), [AnswerKind::DataIsNotReady, AnswerKind::Warm]);
+}
+
+#[test]
+fn announcement_for_a_region_that_never_comes_is_forgotten() {
+    let bench = Bench::new();
+    bench.announce_snapshot(7);
+    assert_eq!(bench.observer.status().faint_regions, 1);
+    bench.millis(3000);
+    assert_eq!(bench.observer.status(), Default::default());
+}
+
+#[test]
+fn split_starts_over_with_what_is_left_of_the_region() {
+    let bench = Bench::new();
+    bench.create(&region(7));
+    bench.receive(&request(7));
+    bench.millis(10);
+    let mut left = region(7);
+    left.set_end_key(b"k007m".to_vec());
+    left.mut_region_epoch().set_version(3);
+    bench.update(&left, RegionChangeReason::Split);
+    bench.cache.load_at_once();
+    bench.millis(30);
+    assert_eq!((bench.cache.loads(), bench.answers()), (vec![7, 7], vec![AnswerKind::Warm]));
+}
+
+#[test]
+fn membership_change_does_not_load_again() {
+    let bench = Bench::new();
+    bench.create(&region(7));
+    bench.receive(&request(7));
+    bench.millis(10);
+    let mut changed = region(7);
+    changed.mut_region_epoch().set_conf_ver(3);
+    changed.mut_peers().pop();
+    bench.update(&changed, RegionChangeReason::ChangePeer);
+    bench.cache.finish_loads();
+    bench.millis(20);
+    assert_eq!((bench.cache.loads(), bench.answers()), (vec![7], vec![AnswerKind::Warm]));
+}
+
+#[test]
+fn pinned_region_is_warm_while_it_is_led_here() {
+    let bench = Bench::with_config(&pinned("k007", "k008"));
+    bench.cache.load_at_once();
+    for region_id in 6..9 {
+        bench.create(&region(region_id));
+    }
+    bench.millis(60_000);
+    assert!(bench.cache.loads().is_empty(), "followers serve no reads");
+    for region_id in 6..9 {
+        lead(&bench, &region(region_id));
+    }
+    bench.millis(20);
+    assert_eq!(bench.cache.loads(), [7]);
+    let status = bench.observer.region_status(7).unwrap();
+    assert_eq!((status.wanted, status.cache), (Some(Source::Pinned), Some(CacheState::Active)));
+
+    bench.cache.evict(7);
+    bench.millis(5000);
+    assert_eq!(bench.cache.loads(), [7, 7], "warm again within one reconcile interval");
+    bench.role(&region(7), StateRole::Follower, &peer(7, OTHER_STORE));
+    bench.cache.evict(7);
+    bench.millis(60_000);
+    assert_eq!(bench.cache.loads(), [7, 7]);
+}
+
+#[test]
+fn pinned_region_goes_on_trying_a_cache_that_refuses() {
+    let bench = Bench::with_config(&pinned("", ""));
+    bench.cache.refuse(true);
+    bench.create(&region(7));
+    lead(&bench, &region(7));
+    bench.millis(60_000);
+    let loads = bench.cache.loads().len();
+    assert!((12..40).contains(&loads), "{loads} loads in a minute");
+    bench.cache.refuse(false);
+    bench.millis(6000);
+    assert!(bench.cache.holds(7));
+}
+
+/// tikv/tikv#19555 and tikv/tikv#17574: what is pinned online, or known before leadership arrives, takes effect.
+#[test]
+fn fault_19555_pinned_range_is_warm_whichever_is_known_last() {
+    let bench = Bench::new();
+    bench.cache.load_at_once();
+    bench.create(&region(7));
+    lead(&bench, &region(7));
+    bench.millis(60_000);
+    bench.observer.set_config(pinned("k0", "k1").check().unwrap());
+    bench.millis(20);
+    assert_eq!(bench.cache.loads(), [7], "the range came last");
+
+    lead(&bench, &uninitialized(8));
+    bench.create(&region(8));
+    bench.millis(20);
+    assert_eq!(bench.cache.loads(), [7], "`Create` says that it follows");
+    lead(&bench, &region(8));
+    bench.millis(20);
+    assert_eq!(bench.cache.loads(), [7, 8], "leadership came last");
+    assert!(bench.answers().is_empty());
+}
+
+#[test]
+fn threaded_worker_does_the_same_without_being_stepped() {
+    use std::sync::Arc;
+
+    use crate::PreloadObserver;
+    use raftstore::coprocessor::{ObserverContext, RaftMessageObserver, RegionChangeEvent, RegionChangeObserver};
+
+    let (cache, transport) = (Arc::new(FakeCache::default()), FakeTransport::default());
+    cache.load_at_once();
+    let observer = PreloadObserver::new(STORE, cache.clone(), transport.clone(), Config::default().check().unwrap());
+    observer.start().unwrap();
+    observer.start().unwrap();
+    assert!(!observer.on_raft_message(&request(7)));
+    observer.on_region_changed(&mut ObserverContext::new(&region(7)), RegionChangeEvent::Create, StateRole::Follower);
+    let mut kinds = Vec::new();
+    // Ends with the test's own time limit if the answers do not come.
+    while kinds.len() < 2 {
+        kinds.extend(transport.take().iter().map(kind_of));
+        std::thread::yield_now();
+    }
+    assert_eq!(kinds, [AnswerKind::RegionNotInitialized, AnswerKind::Warm]);
+    observer.stop();
+    observer.stop();
+}

@@ -123,3 +123,29 @@ fn command_that_an_observer_skips_changes_nothing_and_is_answered() {
     harness.must_put(1, b"k", b"v");
     assert_eq!(harness.get(1, b"k").unwrap(), b"v");
 }
+
+#[test]
+fn proposals_that_a_new_leader_leaves_out_die_with_its_first_entry() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    harness.must_put(1, b"before", b"");
+    harness.cut_off = vec![1];
+    let lost: Vec<_> = [b"1", b"2", b"3"].into_iter().map(|key| harness.command(1, put(key, b""))).collect();
+    harness.settle();
+    harness.elect(2);
+    harness.cut_off.clear();
+    harness.tick_until("answers", |harness| lost.iter().all(|id| harness.node(1).responses.contains_key(id)));
+    for id in lost {
+        assert!(harness.node(1).responses[&id].get_header().get_error().has_stale_command());
+    }
+}
+
+#[test]
+fn restarted_store_goes_on_where_it_had_applied() {
+    let mut harness = Harness::new(&[1]);
+    harness.elect(1);
+    harness.must_put(1, b"k", b"v");
+    let applied = harness.status(1).unwrap().applied_index;
+    harness.restart(1);
+    assert_eq!(harness.status(1).unwrap().applied_index, applied);
+}

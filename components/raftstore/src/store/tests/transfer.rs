@@ -93,3 +93,23 @@ fn offer_of_an_earlier_term_is_ignored() {
     harness.settle();
     assert_eq!(offers(&harness.node(2).recorder.take()), 0);
 }
+
+#[test]
+fn acceptance_of_an_offer_of_an_earlier_term_moves_nothing() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    harness.lost_types = vec![MessageType::MsgTransferLeader];
+    harness.command(1, transfer_leader(new_peer(2, 102)));
+    let mut acceptance = harness.network.pop_back().unwrap();
+    let (from, to) = (acceptance.take_from_peer(), acceptance.take_to_peer());
+    acceptance.mut_message().set_from(to.get_id());
+    acceptance.mut_message().set_to(from.get_id());
+    acceptance.mut_message().term -= 1;
+    acceptance.set_from_peer(to);
+    acceptance.set_to_peer(from);
+    harness.input(1, crate::store::core::Input::RaftMessage(Box::new(acceptance)));
+    for _ in 0..3 {
+        harness.tick();
+    }
+    assert!(harness.status(1).unwrap().is_leader());
+}

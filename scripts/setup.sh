@@ -52,14 +52,15 @@ if ! command -v cargo >/dev/null; then
     say "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal"
     exit 1
 fi
-found=$(version_of_rustc || true)
-if [ "$found" != "$pinned" ] && command -v rustup >/dev/null; then
+# `rustup run` fails when the toolchain is missing, while rustc itself would make rustup install it without a word.
+if command -v rustup >/dev/null && ! rustup run "$pinned" rustc --version >/dev/null 2>&1; then
     say "installing Rust $pinned, which rust-toolchain.toml names"
     rustup toolchain install "$pinned" --profile minimal --component rustfmt --component clippy </dev/null >&2 ||
         give_up "rustup failed; when it can reach its server, run: rustup toolchain install $pinned"
-    found=$(version_of_rustc || true)
-    [ "$found" = "$pinned" ] ||
-        give_up "rustc is ${found:-unusable}, not $pinned; RUSTUP_TOOLCHAIN or 'rustup override' may stand in the way"
+fi
+found=$(version_of_rustc || true)
+if [ "$found" != "$pinned" ] && command -v rustup >/dev/null; then
+    give_up "rustc is ${found:-unusable}, not $pinned; RUSTUP_TOOLCHAIN or a PATH without rustup's rustc is in the way"
 fi
 if [ "$found" != "$pinned" ]; then
     oldest=$(printf '%s\n%s\n' "$pinned" "${found:-0}" | sort -V | head -n 1)

@@ -1,3 +1,5 @@
 //! The plugin, and the host that it comes with, through their public interfaces on a running cluster.
 
+mod preload;
 mod raftstore;
+mod support;

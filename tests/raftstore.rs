@@ -103,9 +103,8 @@ fn leader_that_is_cut_off_serves_no_reads_and_loses_no_writes() {
     let cluster = start(&[1, 2, 3]);
     cluster.must_transfer_leader(REGION_ID, 1);
     cluster.must_put(REGION_ID, b"k", b"old");
-    let cut = Hold::new(|message| {
-        message.get_from_peer().get_store_id() == 1 || message.get_to_peer().get_store_id() == 1
-    });
+    let cut =
+        Hold::new(|message| message.get_from_peer().get_store_id() == 1 || message.get_to_peer().get_store_id() == 1);
     cluster.network().add_filter(cut.clone());
     wait::until("a leader among the others", || cluster.leader(REGION_ID).is_some_and(|leader| leader.store_id != 1));
     cluster.must_put(REGION_ID, b"k", b"new");

@@ -4,8 +4,12 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
+    time::Duration,
 };
 
 use engine_test::MemDisk;
@@ -13,7 +17,7 @@ use engine_traits::{
     CacheRegion, Cf, EvictReason, IterBounds, Iterator, KvEngine, RegionCacheEngineExt, RegionEvent, Snapshot,
     WriteBatch,
 };
-use in_memory_engine::{RegionCacheEngine, RegionCacheEngineConfig};
+use in_memory_engine::{LoadProgress, RegionCacheEngine, RegionCacheEngineConfig};
 
 use super::support::*;
 
@@ -173,6 +177,84 @@ fn batches_of_two_threads_reach_disk_and_memory_in_one_order() {
             }
         });
         assert!(check_equals_disk(&engine, &region), "round {round}");
+    }
+}
+
+/// Runs `other` on another thread while a write of `value` is between its routing and its end, where `on_disk` says
+/// whether it is on the disk already. What runs there has to wait for the write.
+fn during_a_write(engine: &Engine, value: &[u8], on_disk: bool, other: impl FnOnce() + Send) {
+    let mut batch = WriteBatch::new();
+    batch.put(Cf::Default, b"za1", value);
+    thread::scope(|scope| {
+        let (done, is_done) = mpsc::channel();
+        let other = move || {
+            other();
+            // Nobody listens any more if it waited, as it has to.
+            let _ = done.send(());
+        };
+        let write_disk = || {
+            if on_disk {
+                engine.disk().write(&batch)?;
+            }
+            scope.spawn(other);
+            // Long enough for the other thread to do its work, if it wrongly does not wait.
+            let waited = is_done.recv_timeout(Duration::from_millis(50));
+            assert_eq!(waited, Err(mpsc::RecvTimeoutError::Timeout), "the other thread did not wait");
+            if on_disk { Ok(()) } else { engine.disk().write(&batch) }
+        };
+        engine.cache().write_through(&batch, write_disk).unwrap();
+    });
+}
+
+#[test]
+fn a_load_takes_its_snapshot_of_the_disk_while_no_write_is_half_done() {
+    let engine = engine();
+    let region = CacheRegion::new(1, 1, b"za", b"zb");
+    request_load(&engine, &region);
+    let mut job = None;
+    during_a_write(&engine, b"v", false, || job = engine.cache().begin_next_load(engine.disk()));
+    let mut job = job.unwrap();
+    while job.step(1) == LoadProgress::More {}
+    assert!(check_equals_disk(&engine, &region));
+}
+
+#[test]
+fn a_write_waits_for_an_earlier_one_to_the_same_region() {
+    let engine = engine();
+    let region = CacheRegion::new(1, 1, b"za", b"zb");
+    load(&engine, &region);
+    during_a_write(&engine, b"first", true, || put(&engine, b"za1", b"second"));
+    assert_eq!(engine.get_value(Cf::Default, b"za1").unwrap(), Some(b"second".to_vec()));
+    assert!(check_equals_disk(&engine, &region));
+}
+
+#[test]
+fn a_split_waits_for_a_write_to_the_region() {
+    let engine = engine();
+    let whole = CacheRegion::new(1, 1, b"za", b"ze");
+    load(&engine, &whole);
+    let pieces = [CacheRegion::new(2, 2, b"za", b"zc"), CacheRegion::new(1, 2, b"zc", b"ze")];
+    during_a_write(&engine, b"v", true, || split(&engine, &whole, &pieces));
+    pieces.iter().for_each(|piece| assert!(check_equals_disk(&engine, piece)));
+}
+
+/// Whichever of the two gets the region first: the other write has found the region before it was split.
+#[test]
+fn a_write_that_waits_while_its_region_is_split_goes_to_the_pieces() {
+    for round in 0..10u8 {
+        let engine = engine();
+        let whole = CacheRegion::new(1, 1, b"za", b"ze");
+        load(&engine, &whole);
+        let pieces = [CacheRegion::new(2, 2, b"za", b"zc"), CacheRegion::new(1, 2, b"zc", b"ze")];
+        during_a_write(&engine, b"v", true, || {
+            thread::scope(|scope| {
+                scope.spawn(|| split(&engine, &whole, &pieces));
+                // Some head start for the split, more in later rounds.
+                (0..100 * u32::from(round)).for_each(|_| thread::yield_now());
+                scope.spawn(|| put(&engine, b"zd1", &[round]));
+            });
+        });
+        pieces.iter().for_each(|piece| assert!(check_equals_disk(&engine, piece)));
     }
 }
 

@@ -19,15 +19,15 @@ use test_raftstore::{Cluster, ClusterConfig, Filter, Hold, REGION_ID, Verdict, f
 /// Priority of the plugin: after the region cache's own observer.
 const PRIORITY: u32 = 200;
 
-pub struct Preloading {
-    pub cluster: Cluster,
+pub(crate) struct Preloading {
+    pub(crate) cluster: Cluster,
     plugins: Arc<Mutex<HashMap<u64, PreloadObserver>>>,
     answers: Arc<Answers>,
 }
 
 impl Preloading {
     /// Three stores; the first region has a voter on each store in `first_region_on`.
-    pub fn start(first_region_on: &[u64], config: Config) -> Self {
+    pub(crate) fn start(first_region_on: &[u64], config: Config) -> Self {
         tikv_util::logger::init_for_test();
         let plugins = Arc::new(Mutex::new(HashMap::new()));
         let registered = plugins.clone();
@@ -49,12 +49,12 @@ impl Preloading {
         Self { cluster, plugins, answers }
     }
 
-    pub fn plugin(&self, store_id: u64) -> PreloadObserver {
+    pub(crate) fn plugin(&self, store_id: u64) -> PreloadObserver {
         self.plugins.lock().unwrap()[&store_id].clone()
     }
 
     /// Adds a learner on store 3 whose snapshot is held back, so that it exists and is not initialized.
-    pub fn add_uninitialized_peer(&self, peer_id: u64) -> Arc<Hold> {
+    pub(crate) fn add_uninitialized_peer(&self, peer_id: u64) -> Arc<Hold> {
         let hold = hold_snapshots_to(3);
         self.cluster.network().add_filter(hold.clone());
         self.cluster.must_change_peer(REGION_ID, ConfChangeType::AddLearnerNode, new_peer(3, peer_id));
@@ -62,7 +62,7 @@ impl Preloading {
         hold
     }
 
-    pub fn wait_for_uninitialized_peer(&self, peer_id: u64) {
+    pub(crate) fn wait_for_uninitialized_peer(&self, peer_id: u64) {
         wait::until("an uninitialized peer on store 3", || {
             self.cluster
                 .status(3, REGION_ID)
@@ -71,43 +71,43 @@ impl Preloading {
     }
 
     /// Sends a preload request from the region's leader to `to`.
-    pub fn request(&self, to: &Peer) {
+    pub(crate) fn request(&self, to: &Peer) {
         let leader = self.cluster.wait_for_leader(REGION_ID);
         let from = new_peer(leader.store_id, leader.status.peer_id);
         self.send(preload_request(&leader.status.region, from, to.clone()));
     }
 
-    pub fn send(&self, message: RaftMessage) {
+    pub(crate) fn send(&self, message: RaftMessage) {
         self.cluster.network().send(message).expect("the receiver is running");
     }
 
     /// All answers so far, in the order in which they were sent.
-    pub fn answers(&self) -> Vec<String> {
+    pub(crate) fn answers(&self) -> Vec<String> {
         self.answers.0.lock().unwrap().clone()
     }
 
     /// Waits until the answers are these.
     #[track_caller]
-    pub fn wait_for_answers(&self, expected: &[&str]) {
+    pub(crate) fn wait_for_answers(&self, expected: &[&str]) {
         let answered = wait::within(wait::DEADLINE, || (self.answers() == expected).then_some(()));
         assert!(answered.is_some(), "answers are {:?}, expected {expected:?}", self.answers());
     }
 
-    pub fn is_active(&self, store_id: u64) -> bool {
+    pub(crate) fn is_active(&self, store_id: u64) -> bool {
         use engine_traits::RegionCacheEngineExt;
         let Some(status) = self.cluster.status(store_id, REGION_ID) else { return false };
         status.is_initialized() && self.cluster.cache(store_id).region_cached(&status.region, true)
     }
 
     /// The value of `key` in the default column family as the leader reads it, and where it was read.
-    pub fn read(&self, key: &[u8]) -> (Option<Vec<u8>>, ReadSource) {
+    pub(crate) fn read(&self, key: &[u8]) -> (Option<Vec<u8>>, ReadSource) {
         let snapshot = self.cluster.must_snapshot(REGION_ID, u64::MAX).snapshot;
         let value = snapshot.get_value(Cf::Default, &keys::data_key(key)).expect("the engine reads");
         (value, snapshot.source())
     }
 }
 
-pub fn hold_snapshots_to(store_id: u64) -> Arc<Hold> {
+pub(crate) fn hold_snapshots_to(store_id: u64) -> Arc<Hold> {
     Hold::new(move |message| {
         message.get_to_peer().get_store_id() == store_id
             && message.get_message().get_msg_type() == MessageType::MsgSnapshot
@@ -115,7 +115,7 @@ pub fn hold_snapshots_to(store_id: u64) -> Arc<Hold> {
 }
 
 /// A preload request for `region` as `from` knows it.
-pub fn preload_request(region: &Region, from: Peer, to: Peer) -> RaftMessage {
+pub(crate) fn preload_request(region: &Region, from: Peer, to: Peer) -> RaftMessage {
     let mut message = RaftMessage::default();
     message.set_region_id(region.get_id());
     message.set_from_peer(from);
@@ -158,7 +158,7 @@ fn verdict(extra_ctx: &[u8]) -> String {
 }
 
 /// The message with which the leader of the first region brings store `to_store` to its own state.
-pub fn snapshot_message(cluster: &Cluster, to_store: u64) -> RaftMessage {
+pub(crate) fn snapshot_message(cluster: &Cluster, to_store: u64) -> RaftMessage {
     use engine_traits::KvEngine;
     let leader = cluster.wait_for_leader(REGION_ID);
     let (region, status) = (&leader.status.region, &leader.status);
@@ -183,7 +183,7 @@ pub fn snapshot_message(cluster: &Cluster, to_store: u64) -> RaftMessage {
 }
 
 /// Cuts store `store_id` off from appended entries; it still hears heartbeats.
-pub fn drop_appends_to(store_id: u64) -> Arc<dyn Filter> {
+pub(crate) fn drop_appends_to(store_id: u64) -> Arc<dyn Filter> {
     Arc::new(move |message: &mut RaftMessage| {
         let is_append = message.get_message().get_msg_type() == MessageType::MsgAppend;
         if is_append && message.get_to_peer().get_store_id() == store_id { Verdict::Drop } else { Verdict::Pass }
@@ -191,6 +191,6 @@ pub fn drop_appends_to(store_id: u64) -> Arc<dyn Filter> {
 }
 
 /// A put of one value into the default column family.
-pub fn put(cluster: &Cluster, key: &[u8], value: &[u8]) {
+pub(crate) fn put(cluster: &Cluster, key: &[u8], value: &[u8]) {
     cluster.must_write(REGION_ID, vec![requests::put(Cf::Default, key, value)]);
 }

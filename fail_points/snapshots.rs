@@ -1,0 +1,115 @@
+//! Requests that arrive while a snapshot is on its way, at each step of it.
+
+use engine_traits::ReadSource;
+use preload_observer::Config;
+use raft::eraftpb::ConfChangeType;
+use raftstore::store::new_peer;
+use test_raftstore::{REGION_ID, first_peer_id, wait};
+
+use crate::{
+    set,
+    support::{Preloading, drop_appends_to, put, snapshot_message},
+};
+
+fn initialized(preloading: &Preloading) -> bool {
+    preloading.cluster.status(3, REGION_ID).is_some_and(|status| status.is_initialized())
+}
+
+/// Makes store 3 lead, and reads.
+#[track_caller]
+fn assert_arrives_warm(preloading: &Preloading, value: &[u8]) {
+    preloading.cluster.must_transfer_leader(REGION_ID, 3);
+    assert_eq!(preloading.read(b"k"), (Some(value.to_vec()), ReadSource::Memory));
+}
+
+#[test]
+fn request_waits_for_a_snapshot_that_is_held_back() {
+    let preloading = Preloading::start(&[1], Config::default());
+    put(&preloading.cluster, b"k", b"v");
+    let held = set("raftstore::generate_snapshot::hold", "pause");
+    preloading.cluster.must_add_peer(REGION_ID, 3, 1003);
+    preloading.wait_for_uninitialized_peer(1003);
+    preloading.request(&new_peer(3, 1003));
+    preloading.wait_for_answers(&["region_not_initialized"]);
+    drop(held);
+    preloading.wait_for_answers(&["region_not_initialized", "warm"]);
+    assert_arrives_warm(&preloading, b"v");
+}
+
+#[test]
+fn request_between_initialized_and_applied_waits_for_the_data() {
+    let preloading = Preloading::start(&[1], Config::default());
+    put(&preloading.cluster, b"k", b"v");
+    let paused = set("raftstore::apply_snapshot::pause_before_pre_apply", "pause");
+    preloading.cluster.must_add_peer(REGION_ID, 3, 1003);
+    wait::until("an initialized peer without data", || initialized(&preloading));
+    preloading.request(&new_peer(3, 1003));
+    preloading.wait_for_answers(&["data_is_not_ready"]);
+    assert!(!preloading.is_active(3), "there is nothing to load yet");
+    drop(paused);
+    preloading.wait_for_answers(&["data_is_not_ready", "warm"]);
+    assert_arrives_warm(&preloading, b"v");
+}
+
+#[test]
+fn request_while_the_data_is_replaced_waits_for_it() {
+    let preloading = Preloading::start(&[1], Config::default());
+    put(&preloading.cluster, b"k", b"v");
+    let delayed = set("raftstore::apply_snapshot::delay", "pause");
+    preloading.cluster.must_add_peer(REGION_ID, 3, 1003);
+    wait::until("an initialized peer without data", || initialized(&preloading));
+    preloading.request(&new_peer(3, 1003));
+    preloading.wait_for_answers(&["data_is_not_ready"]);
+    drop(delayed);
+    preloading.wait_for_answers(&["data_is_not_ready", "warm"]);
+    assert_arrives_warm(&preloading, b"v");
+}
+
+#[test]
+fn peer_is_destroyed_between_initialized_and_applied() {
+    let preloading = Preloading::start(&[1], Config::default());
+    put(&preloading.cluster, b"k", b"v");
+    let paused = set("raftstore::apply_snapshot::pause_before_pre_apply", "pause");
+    preloading.cluster.must_change_peer(REGION_ID, ConfChangeType::AddLearnerNode, new_peer(3, 1003));
+    wait::until("an initialized peer without data", || initialized(&preloading));
+    preloading.request(&new_peer(3, 1003));
+    preloading.wait_for_answers(&["data_is_not_ready"]);
+    preloading.cluster.must_remove_peer(REGION_ID, 3, 1003);
+    drop(paused);
+    preloading.wait_for_answers(&["data_is_not_ready", "region_not_found"]);
+    wait::until("the peer to be gone", || preloading.cluster.status(3, REGION_ID).is_none());
+}
+
+/// A region that is cached on a follower gets a snapshot, and `pause` says where the snapshot stops for a while.
+fn snapshot_under_a_cached_region(pause: &str) {
+    let preloading = Preloading::start(&[1, 2, 3], Config::default());
+    preloading.cluster.must_transfer_leader(REGION_ID, 1);
+    put(&preloading.cluster, b"k", b"old");
+    preloading.cluster.wait_for_value(3, b"k", b"old");
+    preloading.request(&new_peer(3, first_peer_id(3)));
+    preloading.wait_for_answers(&["warm"]);
+    preloading.cluster.network().add_filter(drop_appends_to(3));
+    put(&preloading.cluster, b"k", b"new");
+    preloading.cluster.wait_for_value(1, b"k", b"new");
+
+    let paused = set(pause, "pause");
+    preloading.cluster.network().deliver(snapshot_message(&preloading.cluster, 3)).unwrap();
+    let applying = || preloading.cluster.status(3, REGION_ID).is_some_and(|status| status.applying_snapshot);
+    wait::until("a snapshot that is being applied", applying);
+    preloading.request(&new_peer(3, first_peer_id(3)));
+    preloading.wait_for_answers(&["warm", "data_is_not_ready"]);
+    drop(paused);
+    preloading.wait_for_answers(&["warm", "data_is_not_ready", "warm"]);
+    preloading.cluster.network().clear_filters();
+    assert_arrives_warm(&preloading, b"new");
+}
+
+#[test]
+fn cached_region_is_not_served_after_a_snapshot_that_paused_before_it_was_announced_to_observers() {
+    snapshot_under_a_cached_region("raftstore::apply_snapshot::pause_before_pre_apply");
+}
+
+#[test]
+fn cached_region_is_not_served_after_a_snapshot_that_paused_before_it_replaced_the_data() {
+    snapshot_under_a_cached_region("raftstore::apply_snapshot::delay");
+}

@@ -1,0 +1,78 @@
+//! The command line.
+//!
+//! **Owns** what can be asked of the binary, with units and defaults.
+//!
+//! **How it works.** clap parses it, refuses values out of range, and prints the doc comments as help.
+//!
+//! **Invariants.** A parsed value is in its range.
+//!
+//! **Must not** act.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, value_parser};
+use tikv_util::logger::{Level, parse_level};
+
+/// A node of the preload observer's embedded multi-raft host.
+#[derive(Parser)]
+#[command(version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Show the panic that a preload request causes on an uninitialized peer, and the plugin surviving it
+    ///
+    /// Runs three stores in this process on a temporary directory. Exits with 0 if everything it claims was measured
+    /// and held, with 1 if not, with 130 after Ctrl-C.
+    Demo(DemoArgs),
+    /// Write through Raft and print each write that was acknowledged, until killed (for tests)
+    #[command(hide = true)]
+    WriteLoad(WriteLoadArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct DemoArgs {
+    /// User keys to write
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) rows: u64,
+
+    /// MVCC versions of each user key
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u64).range(1..=1_000))]
+    pub(crate) versions: u64,
+
+    /// Size of a value in bytes; up to 255 it is kept in the write record, as TiKV does with short values
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = value_parser!(u32).range(1..=65_536))]
+    pub(crate) value_size: u32,
+
+    /// Directory for data and logs, which stay there; must be empty or absent [default: a temporary one, removed when
+    /// all is well]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Print one JSON object per step on stdout, the last one a summary, instead of the timeline
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Run only the panic, in this process: it ends in a FATAL line on stderr and exit code 1 (3 if there is no panic)
+    #[arg(long)]
+    pub(crate) unguarded: bool,
+
+    /// Least severe level that the stores log: trace, debug, info, warn, error or fatal [default: info, to
+    /// preload-node.log in the data directory; with --unguarded: fatal, to stderr]
+    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
+    pub(crate) log_level: Option<Level>,
+}
+
+#[derive(Args)]
+pub(crate) struct WriteLoadArgs {
+    /// Directory for data; what is there already is taken over
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+
+    /// The first key to write; the following ones count up from there
+    #[arg(long, value_name = "KEY", default_value_t = 0)]
+    pub(crate) first: u64,
+}

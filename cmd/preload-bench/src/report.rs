@@ -1,0 +1,215 @@
+//! Figures, and how they are printed.
+//!
+//! **Owns** the summary of samples, and the two formats that all scenarios share.
+//!
+//! **How it works.** A [`Figure`] is what was measured of one side in one case. Sides that were measured in turns are
+//! paired run by run: the ratio, like a difference, is the median over the runs, not that of two medians, so that what
+//! disturbed both sides of a run cancels out.
+//!
+//! **Invariants.** A line of JSON has the keys `bench`, `case`, `side`, `unit`, `min`, `median`, `max`, `runs`, and
+//! either both or neither of `ratio` and `ratio_to`. Scripts read these; keys are added, never renamed.
+//!
+//! **Must not** measure.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::measure::Samples;
+
+/// What was measured of one side in one case.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Figure {
+    bench: &'static str,
+    case: &'static str,
+    side: &'static str,
+    unit: &'static str,
+    #[serde(flatten)]
+    summary: Summary,
+    #[serde(flatten)]
+    ratio: Option<Ratio>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct Summary {
+    min: f64,
+    median: f64,
+    max: f64,
+    runs: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct Ratio {
+    ratio: f64,
+    /// The side that is 1.
+    ratio_to: &'static str,
+}
+
+/// What figures have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Case {
+    pub(crate) bench: &'static str,
+    pub(crate) case: &'static str,
+    pub(crate) unit: &'static str,
+}
+
+impl Case {
+    /// What was measured of the sides, and how the later ones compare with the first.
+    pub(crate) fn compare(self, sides: &[Samples]) -> Vec<Figure> {
+        let Some((base, others)) = sides.split_first() else { return Vec::new() };
+        let ratio = |side: &Samples| {
+            let ratios = paired(side, base, |ours, theirs| ours / theirs);
+            Ratio { ratio: Summary::of(ratios).median, ratio_to: base.side }
+        };
+        let first = self.figure(base.side, base.nanos.clone(), None);
+        let others = others.iter().map(|side| self.figure(side.side, side.nanos.clone(), Some(ratio(side))));
+        std::iter::once(first).chain(others).collect()
+    }
+
+    /// What `side` takes more than `base`.
+    pub(crate) fn added(self, side: &Samples, base: &Samples) -> Figure {
+        self.figure(side.side, paired(side, base, |ours, theirs| ours - theirs), None)
+    }
+
+    fn figure(self, side: &'static str, samples: Vec<f64>, ratio: Option<Ratio>) -> Figure {
+        let Self { bench, case, unit } = self;
+        Figure { bench, case, side, unit, summary: Summary::of(samples), ratio }
+    }
+}
+
+impl Summary {
+    /// Zeros when there are no samples.
+    fn of(mut samples: Vec<f64>) -> Self {
+        samples.sort_by(f64::total_cmp);
+        let at = |index: usize| samples.get(index).copied().unwrap_or_default();
+        let runs = samples.len();
+        let median = if runs.is_multiple_of(2) {
+            f64::midpoint(at((runs / 2).saturating_sub(1)), at(runs / 2))
+        } else {
+            at(runs / 2)
+        };
+        let max = at(runs.saturating_sub(1));
+        Self { min: rounded(at(0)), median: rounded(median), max: rounded(max), runs }
+    }
+}
+
+fn paired(side: &Samples, base: &Samples, pair: impl Fn(f64, f64) -> f64) -> Vec<f64> {
+    side.nanos.iter().zip(&base.nanos).map(|(ours, theirs)| pair(*ours, *theirs)).collect()
+}
+
+/// To thousandths: digits beyond are noise in whatever is measured here.
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+/// One JSON object per figure and line.
+///
+/// # Errors
+/// When `output` cannot be written to.
+pub(crate) fn write_json(mut output: impl Write, figures: &[Figure]) -> io::Result<()> {
+    for figure in figures {
+        serde_json::to_writer(&mut output, figure)?;
+        writeln!(output)?;
+    }
+    output.flush()
+}
+
+/// An aligned table: names to the left, numbers to the right.
+///
+/// # Errors
+/// When `output` cannot be written to.
+pub(crate) fn write_table(mut output: impl Write, figures: &[Figure]) -> io::Result<()> {
+    const COLUMNS: usize = 9;
+    const NAMES: usize = 4;
+    let header = ["bench", "case", "side", "unit", "min", "median", "max", "runs", "ratio"].map(String::from);
+    let rows = figures.iter().map(|figure| {
+        let Figure { bench, case, side, unit, summary: Summary { min, median, max, runs }, ratio } = figure;
+        let ratio = ratio.map(|Ratio { ratio, ratio_to }| format!("{ratio:.2} x {ratio_to}"));
+        let [bench, case, side, unit] = [bench, case, side, unit].map(|name| (*name).to_string());
+        let [min, median, max] = [min, median, max].map(|value| format!("{value:.2}"));
+        [bench, case, side, unit, min, median, max, runs.to_string(), ratio.unwrap_or_default()]
+    });
+    let rows: Vec<[String; COLUMNS]> = std::iter::once(header).chain(rows).collect();
+
+    let mut widths = [0; COLUMNS];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.len().max(*width);
+        }
+    }
+    for row in &rows {
+        let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
+            if column < NAMES { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        });
+        let line = cells.collect::<Vec<_>>().join("  ");
+        writeln!(output, "{}", line.trim_end())?;
+    }
+    output.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CASE: Case = Case { bench: "observer", case: "ordinary", unit: "ns" };
+
+    fn samples(side: &'static str, nanos: &[f64]) -> Samples {
+        Samples { side, nanos: nanos.to_vec() }
+    }
+
+    fn summary(samples: &[f64]) -> (f64, f64, f64, usize) {
+        let Summary { min, median, max, runs } = Summary::of(samples.to_vec());
+        (min, median, max, runs)
+    }
+
+    fn printed(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
+        let mut output = Vec::new();
+        write(&mut output).unwrap();
+        String::from_utf8(output).unwrap()
+    }
+
+    #[test]
+    fn median_is_the_middle_or_between_the_two_in_the_middle() {
+        assert_eq!(summary(&[3.0, 1.0, 2.0]), (1.0, 2.0, 3.0, 3));
+        assert_eq!(summary(&[4.0, 1.0, 2.0, 3.0]), (1.0, 2.5, 4.0, 4));
+        assert_eq!(summary(&[7.0]), (7.0, 7.0, 7.0, 1));
+        assert_eq!(summary(&[]), (0.0, 0.0, 0.0, 0));
+    }
+
+    #[test]
+    fn values_are_rounded_to_thousandths() {
+        assert_eq!(summary(&[1.23449, 1.2346, -0.0004]), (-0.0, 1.234, 1.235, 3));
+    }
+
+    #[test]
+    fn sides_are_paired_run_by_run() {
+        // The second run was disturbed: the medians of the sides would say 20 / 10.
+        let (base, ours) = (samples("none", &[10.0, 20.0, 10.0]), samples("ours", &[30.0, 20.0, 20.0]));
+        let figures = CASE.compare(&[base.clone(), ours.clone()]);
+        assert_eq!(figures[0].ratio, None);
+        assert_eq!(figures[1].ratio, Some(Ratio { ratio: 2.0, ratio_to: "none" }));
+        let added = CASE.added(&ours, &base);
+        assert_eq!((added.side, added.summary.min, added.summary.median, added.summary.max), ("ours", 0.0, 10.0, 20.0));
+        assert_eq!(CASE.compare(&[]), []);
+    }
+
+    #[test]
+    fn json_has_one_object_per_line_with_the_keys_that_scripts_read() {
+        let figures = CASE.compare(&[samples("none", &[1.5]), samples("ours", &[3.0])]);
+        let expected = r#"{"bench":"observer","case":"ordinary","side":"none","unit":"ns","min":1.5,"median":1.5,"max":1.5,"runs":1}
+{"bench":"observer","case":"ordinary","side":"ours","unit":"ns","min":3.0,"median":3.0,"max":3.0,"runs":1,"ratio":2.0,"ratio_to":"none"}
+"#;
+        assert_eq!(printed(|output| write_json(output, &figures)), expected);
+    }
+
+    #[test]
+    fn table_is_aligned() {
+        let figures = CASE.compare(&[samples("none", &[1.5]), samples("ours", &[123.456])]);
+        let expected = "\
+bench     case      side  unit     min  median     max  runs         ratio
+observer  ordinary  none  ns      1.50    1.50    1.50     1
+observer  ordinary  ours  ns    123.46  123.46  123.46     1  82.30 x none
+";
+        assert_eq!(printed(|output| write_table(output, &figures)), expected);
+    }
+}

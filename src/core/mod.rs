@@ -26,6 +26,7 @@
 
 mod action;
 mod agenda;
+mod events;
 mod graves;
 mod intents;
 mod lifecycle;
@@ -41,22 +42,20 @@ use std::{
     time::Duration,
 };
 
-use kvproto::metapb::Region;
-
 use self::{
     action::Outbox,
     agenda::Agenda,
     graves::Graves,
     intents::{Ending, Waiting},
-    lifecycle::{Effect, Lifecycle},
+    lifecycle::Lifecycle,
     region::{RegionEntry, Upkeep},
-    requests::{Begin, Requests},
-    transfer::Hold,
+    requests::Requests,
     verdict::Verdict,
     warming::{Jitter, Step},
 };
 pub use self::{
     action::{Action, Answer, Ask, CacheState, ColdReason, Notice, Source, Ticket},
+    events::Role,
     lifecycle::{MetadataChange, PeerState, SnapshotPhase, SnapshotStep},
     status::{RegionStatus, Status},
     transfer::{Ack, Offer},
@@ -64,23 +63,9 @@ pub use self::{
 };
 use crate::{
     config::CheckedConfig,
-    initialized_region::{InitializedRegion, LocalRegion, Reason},
+    initialized_region::InitializedRegion,
     message::{Address, Malformed, PreloadAnswer, PreloadRequest},
 };
-
-/// After so many loads in a row that left no trace, a leader transfer does not wait for the next one. One may be lost
-/// because the region's previous incarnation was still being evicted; two are a cache that is disabled or full.
-const LOADS_LOST_HOPELESS: u32 = 2;
-
-/// A peer's role, as a hook reports it.
-#[derive(Clone, Copy, Debug)]
-pub struct Role {
-    pub peer_id: u64,
-    pub is_initialized: bool,
-    pub is_leader: bool,
-    /// Zero when it is not known.
-    pub leader_peer_id: u64,
-}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -125,6 +110,9 @@ impl Core {
 
     /// Replaces the configuration. Requests that wait keep their deadline; without `enabled` they end.
     pub fn set_config(&mut self, config: CheckedConfig, now: Duration) {
+        if self.is_stopped {
+            return;
+        }
         self.outbox.set_messages_max(config.max_queued_messages);
         self.config = config;
         if !self.config.enabled {
@@ -136,6 +124,8 @@ impl Core {
     /// Ends all requests that wait, and refuses further ones.
     pub fn stop(&mut self, now: Duration) {
         self.is_stopped = true;
+        // Nothing is wanted any more, pinned ranges included.
+        self.config.enabled = false;
         self.withdraw(Rejection::Stopping, now);
         self.upkeep_all(now);
     }
@@ -219,199 +209,6 @@ impl Core {
             }
         }
         self.upkeep(region_id, now);
-    }
-}
-
-/// What the store reports of its regions.
-impl Core {
-    /// The metadata of `region` changed.
-    pub fn region_changed(&mut self, region: &Region, change: MetadataChange, is_leader: bool, now: Duration) {
-        let metadata = InitializedRegion::on_store(region, self.store_id);
-        match &metadata {
-            Err(error) if error.reason != Reason::NoPeers => self.outbox.notice(Notice::MalformedMetadata(*error)),
-            Ok(_) | Err(_) => {}
-        }
-        let void_at = now.saturating_add(self.config.snapshot_announce_timeout);
-        let Some(entry) = self.entry_for(region.get_id(), metadata.as_ref().ok()) else { return };
-        let effect = entry.life.metadata(metadata, change, void_at).max(entry.set_leader(is_leader));
-        self.affected(region.get_id(), effect, now);
-    }
-
-    /// The role of the peer of `region` changed.
-    pub fn role_changed(&mut self, region: &Region, role: Role, now: Duration) {
-        let region_id = region.get_id();
-        if !role.is_leader && role.leader_peer_id != 0 {
-            self.requests.settle(region_id, role.leader_peer_id, &mut self.outbox);
-        }
-        let metadata = InitializedRegion::on_store(region, self.store_id);
-        let Some(entry) = self.entry_for(region_id, metadata.as_ref().ok()) else { return };
-        let mut effect = entry.set_leader(role.is_leader);
-        if !role.is_initialized {
-            entry.life.uninitialized(role.peer_id);
-        } else if entry.life.local().is_none() {
-            // Its `Create` was missed, say because the table was full.
-            effect = entry.life.metadata(metadata, MetadataChange::Update, now);
-        }
-        if entry.hold.is_some_and(|hold| !hold.is_by(role.leader_peer_id)) {
-            entry.end_hold();
-        }
-        self.affected(region_id, effect, now);
-    }
-
-    /// The peer of `region` is destroyed, or about to be. What waits for a newer peer of the region goes on waiting.
-    pub fn peer_destroyed(&mut self, region: &Region, now: Duration) {
-        let region_id = region.get_id();
-        if region.get_peers().is_empty() {
-            self.outbox.notice(Notice::UninitializedDestroyed { region_id });
-        }
-        let here = region.get_peers().iter().find(|peer| peer.get_store_id() == self.store_id);
-        let entry = self.regions.get_mut(&region_id);
-        let known = entry.as_ref().and_then(|entry| entry.life.peer_id());
-        if let Some(peer_id) = here.map(|peer| peer.get_id()).or(known) {
-            self.graves.dig(region_id, peer_id);
-        }
-        if let Some(entry) = entry {
-            entry.life = Lifecycle::default();
-            entry.end_hold();
-            self.affected(region_id, Effect::DataChanged, now);
-        }
-    }
-
-    /// A `MsgSnapshot` for the peer `to` arrived.
-    pub fn snapshot_announced(&mut self, region_id: u64, to: Address, now: Duration) {
-        if to.store_id != self.store_id {
-            return;
-        }
-        let void_at = now.saturating_add(self.config.snapshot_announce_timeout);
-        let Some(entry) = self.entry_for(region_id, None) else { return };
-        let effect = entry.life.snapshot_announced(to, void_at);
-        self.affected(region_id, effect, now);
-    }
-
-    /// The application of the region's snapshot went on a step.
-    pub fn snapshot_step(&mut self, region_id: u64, step: SnapshotStep, now: Duration) {
-        let void_at = now.saturating_add(self.config.snapshot_announce_timeout);
-        // The snapshot worker may be behind the thread that reports the peer's end: only a beginning makes an entry.
-        let entry = match step {
-            SnapshotStep::Applying => self.entry_for(region_id, None),
-            SnapshotStep::Applied | SnapshotStep::Committed | SnapshotStep::Cancelled => {
-                self.regions.get_mut(&region_id)
-            }
-        };
-        let Some(entry) = entry else { return };
-        let effect = entry.life.snapshot_step(step, void_at);
-        self.affected(region_id, effect, now);
-    }
-
-    /// The entry of a region that the store reported; a new one if there is room. Without one, the region is treated as
-    /// unknown: requests wait and expire, and a load that a snapshot overtakes is wasted.
-    ///
-    /// What is reported of a peer that is in its grave came late and is ignored.
-    fn entry_for(&mut self, region_id: u64, metadata: Option<&LocalRegion>) -> Option<&mut RegionEntry> {
-        let destroyed = self.graves.peer_of(region_id);
-        if region_id == 0 || metadata.is_some_and(|local| destroyed >= Some(local.peer.peer_id)) {
-            return None;
-        }
-        let is_new = !self.regions.contains_key(&region_id);
-        let is_faint = is_new || self.faint.contains(&region_id);
-        let (known_max, parked_max) = (self.config.max_known_regions, self.config.max_parked_requests);
-        // A region whose metadata became malformed turns faint; the second limit is for stores that do this for ever.
-        let is_full = self.regions.len().saturating_sub(self.faint.len()) >= known_max
-            || is_new && self.regions.len() >= known_max.saturating_add(parked_max);
-        if metadata.is_some() && is_faint && is_full {
-            self.outbox.notice(Notice::RegionTableFull { region_id });
-            return None;
-        }
-        let faint_max = if metadata.is_some() { usize::MAX } else { parked_max };
-        entry_of(&mut self.regions, &self.faint, region_id, faint_max)
-    }
-
-    /// Something happened to the region.
-    fn affected(&mut self, region_id: u64, effect: Effect, now: Duration) {
-        if let Some(entry) = self.regions.get_mut(&region_id).filter(|_| effect == Effect::DataChanged) {
-            self.generation = self.generation.wrapping_add(1);
-            entry.warming.restart(self.generation, now);
-        }
-        self.upkeep(region_id, now);
-    }
-}
-
-/// Leader transfers.
-impl Core {
-    /// This store is about to offer the leadership of a region to `targets`. Returns whether the region is warm here and
-    /// they are asked to warm it up, which is worth telling them in the offer.
-    pub fn transfer_requested(&mut self, region_id: u64, targets: &[Address], now: Duration) -> bool {
-        if !self.config.enabled || self.is_stopped {
-            return false;
-        }
-        let Some(entry) = self.regions.get_mut(&region_id) else { return false };
-        let Some(local) = entry.life.loadable().cloned() else { return false };
-        let is_warm = entry.warming.was_active_within(fresh_for(&self.config), now);
-        let deadline = now.saturating_add(self.config.request_timeout);
-        let mut is_asked = false;
-        for to in targets.iter().filter(|to| to.is_complete() && to.store_id != self.store_id) {
-            if self.outbox.is_congested() {
-                break;
-            }
-            match self.requests.begin(region_id, *to, is_warm, deadline, self.config.max_in_flight_requests) {
-                Begin::Send => {
-                    is_asked = true;
-                    self.outbox.ask(Ask { region: local.region.clone(), from: local.peer, to: *to });
-                }
-                Begin::AlreadyAsked => is_asked = is_warm,
-                Begin::AwaitProbe => entry.warming.probe_soon(now),
-                Begin::Full => {
-                    self.outbox.notice(Notice::TransferCold { region_id, reason: ColdReason::TooManyInFlight })
-                }
-            }
-        }
-        self.upkeep(region_id, now);
-        is_asked
-    }
-
-    /// Whether the peer here may acknowledge `offer` now.
-    pub fn ack(&mut self, region_id: u64, offer: Offer, now: Duration) -> Ack {
-        let warmup_timeout = self.config.warmup_timeout;
-        if !self.config.enabled || self.is_stopped || warmup_timeout.is_zero() {
-            return Ack::Go;
-        }
-        let Some(entry) = self.regions.get_mut(&region_id).filter(|entry| entry.life.local().is_some()) else {
-            return Ack::Go;
-        };
-        if entry.hold.is_some_and(|hold| !hold.is_for(offer)) {
-            entry.end_hold();
-        }
-        if entry.hold.is_none() && !offer.is_preloaded && !entry.intent.is_wanted_by(offer.leader_peer_id) {
-            return Ack::Go;
-        }
-
-        let is_new = entry.hold.is_none();
-        let hold = *entry.hold.get_or_insert(Hold::new(offer, now, warmup_timeout));
-        if is_new && offer.is_preloaded {
-            entry.intent.offered_until = Some(hold.ends_at());
-        }
-        let is_warm = entry.life.loadable().is_some() && entry.warming.was_active_within(fresh_for(&self.config), now);
-        let is_hopeless = matches!(entry.life.peer, PeerState::Merging(_))
-            || entry.warming.loads_lost() >= LOADS_LOST_HOPELESS
-            || entry.intent.is_empty();
-        let notice = if is_warm {
-            Notice::AckWarm { region_id, held: hold.held(now) }
-        } else if hold.is_over(now) {
-            Notice::AckCold { region_id, reason: ColdReason::WarmupTimeout }
-        } else if is_hopeless {
-            Notice::AckCold { region_id, reason: ColdReason::CannotWarm }
-        } else {
-            if is_new {
-                self.outbox.notice(Notice::AckHeld { region_id });
-                entry.warming.probe_soon(now);
-            }
-            self.upkeep(region_id, now);
-            return Ack::NotYet;
-        };
-        self.outbox.notice(notice);
-        entry.end_hold();
-        self.upkeep(region_id, now);
-        Ack::Go
     }
 }
 
@@ -531,12 +328,6 @@ impl Core {
             entry.intent.reject_all(&mut ending, why);
         }
     }
-}
-
-/// For how long a region that was found in the cache is believed to be there: until the probe after the next one, so
-/// that a probe that is late does not make the region look cold.
-fn fresh_for(config: &CheckedConfig) -> Duration {
-    config.reconcile_interval.saturating_mul(2)
 }
 
 /// The entry of `region_id`; a new one only while fewer than `faint_max` are not initialized.

@@ -1,8 +1,9 @@
-//! Holding the acknowledgement of a leader transfer back.
+//! Leader transfers: asking the target to warm up, and on the target holding the acknowledgement back until it has.
 //!
 //! **Owns** the clock of one transfer on its target: since when its acknowledgement is held back.
 //!
-//! **How it works.** The store asks again and again whether it may acknowledge an offer. The first time starts the
+//! **How it works.** The leader asks when it knows that the region is warm here, or as soon as a probe has told; only in
+//! the first case it can say so in the offer. On the target, the store asks again and again whether it may acknowledge an offer. The first time starts the
 //! clock; the answer is "not yet" until the region is warm, cannot be warmed, or `warmup-timeout` is over. A "go" ends
 //! the hold, and the next offer starts a new one.
 //!
@@ -14,6 +15,13 @@
 //! began: forgetting it at its end would make an offer that is still being asked about look new.
 
 use std::time::Duration;
+
+use super::{Ask, ColdReason, Core, Notice, PeerState, requests::Begin};
+use crate::{config::CheckedConfig, message::Address};
+
+/// After so many loads in a row that left no trace, a leader transfer does not wait for the next one. One may be lost
+/// because the region's previous incarnation was still being evicted; two are a cache that is disabled or full.
+const LOADS_LOST_HOPELESS: u32 = 2;
 
 /// A hold is forgotten so many times `warmup-timeout` after it began.
 const LINGER_FACTOR: u32 = 2;
@@ -32,6 +40,84 @@ pub struct Offer {
 pub enum Ack {
     Go,
     NotYet,
+}
+
+impl Core {
+    /// This store is about to offer the leadership of a region to `targets`. Returns whether the region is warm here and
+    /// they are asked to warm it up, which is worth telling them in the offer.
+    pub fn transfer_requested(&mut self, region_id: u64, targets: &[Address], now: Duration) -> bool {
+        if !self.config.enabled || self.is_stopped {
+            return false;
+        }
+        let Some(entry) = self.regions.get_mut(&region_id) else { return false };
+        let Some(local) = entry.life.loadable().cloned() else { return false };
+        let is_warm = entry.warming.was_active_within(fresh_for(&self.config), now);
+        let deadline = now.saturating_add(self.config.request_timeout);
+        let mut is_asked = false;
+        for to in targets.iter().filter(|to| to.is_complete() && to.store_id != self.store_id) {
+            if self.outbox.is_congested() {
+                break;
+            }
+            match self.requests.begin(region_id, *to, is_warm, deadline, self.config.max_in_flight_requests) {
+                Begin::Send => {
+                    is_asked = true;
+                    self.outbox.ask(Ask { region: local.region.clone(), from: local.peer, to: *to });
+                }
+                Begin::AlreadyAsked => is_asked = is_warm,
+                Begin::AwaitProbe => entry.warming.probe_soon(now),
+                Begin::Full => {
+                    self.outbox.notice(Notice::TransferCold { region_id, reason: ColdReason::TooManyInFlight })
+                }
+            }
+        }
+        self.upkeep(region_id, now);
+        is_asked
+    }
+
+    /// Whether the peer here may acknowledge `offer` now.
+    pub fn ack(&mut self, region_id: u64, offer: Offer, now: Duration) -> Ack {
+        let warmup_timeout = self.config.warmup_timeout;
+        if !self.config.enabled || self.is_stopped || warmup_timeout.is_zero() {
+            return Ack::Go;
+        }
+        let Some(entry) = self.regions.get_mut(&region_id).filter(|entry| entry.life.local().is_some()) else {
+            return Ack::Go;
+        };
+        if entry.hold.is_some_and(|hold| !hold.is_for(offer)) {
+            entry.end_hold();
+        }
+        if entry.hold.is_none() && !offer.is_preloaded && !entry.intent.is_wanted_by(offer.leader_peer_id) {
+            return Ack::Go;
+        }
+
+        let is_new = entry.hold.is_none();
+        let hold = *entry.hold.get_or_insert(Hold::new(offer, now, warmup_timeout));
+        if is_new && offer.is_preloaded {
+            entry.intent.offered_until = Some(hold.ends_at());
+        }
+        let is_warm = entry.life.loadable().is_some() && entry.warming.was_active_within(fresh_for(&self.config), now);
+        let is_hopeless = matches!(entry.life.peer, PeerState::Merging(_))
+            || entry.warming.loads_lost() >= LOADS_LOST_HOPELESS
+            || entry.intent.is_empty();
+        let notice = if is_warm {
+            Notice::AckWarm { region_id, held: hold.held(now) }
+        } else if hold.is_over(now) {
+            Notice::AckCold { region_id, reason: ColdReason::WarmupTimeout }
+        } else if is_hopeless {
+            Notice::AckCold { region_id, reason: ColdReason::CannotWarm }
+        } else {
+            if is_new {
+                self.outbox.notice(Notice::AckHeld { region_id });
+                entry.warming.probe_soon(now);
+            }
+            self.upkeep(region_id, now);
+            return Ack::NotYet;
+        };
+        self.outbox.notice(notice);
+        entry.end_hold();
+        self.upkeep(region_id, now);
+        Ack::Go
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,4 +156,10 @@ impl Hold {
     pub(super) fn forgotten_at(&self) -> Duration {
         self.since.saturating_add(self.warmup_timeout.saturating_mul(LINGER_FACTOR))
     }
+}
+
+/// For how long a region that was found in the cache is believed to be there: until the probe after the next one, so
+/// that a probe that is late does not make the region look cold.
+fn fresh_for(config: &CheckedConfig) -> Duration {
+    config.reconcile_interval.saturating_mul(2)
 }

@@ -96,6 +96,8 @@ fn fault_18453_hold_belongs_to_one_leader_and_term() {
     bench.millis(200);
     assert!(!offer(&bench, 7, 73, 6), "the time of the first offer does not count");
     bench.millis(2700);
+    assert!(!offer(&bench, 7, 73, 7));
+    bench.millis(200);
     assert!(!offer(&bench, 7, 73, 7), "a new term is a new offer");
     bench.role(&region(7), StateRole::Follower, &peer(7, OTHER_STORE));
     assert!(!bench.observer.region_status(7).unwrap().is_ack_held, "another leader ends it");

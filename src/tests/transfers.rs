@@ -169,6 +169,17 @@ fn leader_asks_when_the_region_is_warm_here() {
 }
 
 #[test]
+fn leader_that_stepped_down_does_not_believe_what_it_saw_before() {
+    let bench = warm_leader();
+    bench.role(&region(7), StateRole::Follower, &peer(7, OTHER_STORE));
+    // The cache evicts what is not led here any more.
+    bench.cache.evict(7);
+    assert!(!offer(&bench, 7, 72, 9), "leadership comes back, and the region is cold");
+    bench.millis(20);
+    assert!(offer(&bench, 7, 72, 9));
+}
+
+#[test]
 fn leader_that_does_not_know_looks_before_it_asks() {
     let bench = Bench::new();
     bench.create(&region(7));

@@ -184,6 +184,50 @@ fn pinned_region_is_warm_while_it_is_led_here() {
 }
 
 #[test]
+fn request_for_a_pinned_region_does_not_wait_for_the_next_reconcile() {
+    let bench = Bench::with_config(&pinned("", ""));
+    bench.cache.load_at_once();
+    bench.create(&region(7));
+    lead(&bench, &region(7));
+    bench.millis(1000);
+    bench.receive(&request(7));
+    assert_eq!(bench.answers(), [AnswerKind::Warm]);
+}
+
+#[test]
+fn stopped_plugin_leaves_the_cache_alone() {
+    let bench = Bench::with_config(&pinned("", ""));
+    bench.create(&region(7));
+    bench.observer.stop();
+    lead(&bench, &region(7));
+    bench.observer.set_config(pinned("", "").check().unwrap());
+    bench.millis(60_000);
+    assert!(bench.cache.loads().is_empty());
+}
+
+/// The driver looks into the cache without the lock: meanwhile anything may happen.
+#[test]
+fn probe_that_a_snapshot_overtakes_does_not_count() {
+    use std::time::Duration;
+
+    use crate::core::{Action, Core, MetadataChange, SnapshotStep};
+
+    let now = Duration::from_secs(1);
+    let mut core = Core::new(STORE, Config::default().check().unwrap(), 1);
+    core.region_changed(&region(7), MetadataChange::Create, false, now);
+    core.request(crate::message::PreloadRequest::decode(&request(7)).unwrap(), now);
+    let Some(Action::Probe(ticket)) = core.next_action(now) else { panic!("a probe is due") };
+    for step in [SnapshotStep::Applying, SnapshotStep::Applied, SnapshotStep::Committed] {
+        core.snapshot_step(7, step, now);
+    }
+    core.observed(&ticket, CacheState::Active, now);
+    assert_eq!(core.status().parked_requests, 1, "I5: what it saw was the old data");
+    let Some(Action::Probe(ticket)) = core.next_action(now) else { panic!("the next probe is due") };
+    core.observed(&ticket, CacheState::Active, now);
+    assert_eq!(core.status().parked_requests, 0);
+}
+
+#[test]
 fn pinned_region_goes_on_trying_a_cache_that_refuses() {
     let bench = Bench::with_config(&pinned("", ""));
     bench.cache.refuse(true);
@@ -219,6 +263,19 @@ fn fault_19555_pinned_range_is_warm_whichever_is_known_last() {
     assert!(bench.answers().is_empty());
 }
 
+/// Waits for the next answer with real time.
+fn next_answer(transport: &FakeTransport) -> AnswerKind {
+    #[allow(clippy::disallowed_methods)] // A real thread is waited for, with a deadline.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        if let [answer] = transport.take().as_slice() {
+            return kind_of(answer);
+        }
+        assert!(deadline.elapsed().is_zero(), "the worker does not wake up");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn threaded_worker_does_the_same_without_being_stepped() {
     use std::sync::Arc;
@@ -231,15 +288,14 @@ fn threaded_worker_does_the_same_without_being_stepped() {
     let observer = PreloadObserver::new(STORE, cache.clone(), transport.clone(), Config::default().check().unwrap());
     observer.start().unwrap();
     observer.start().unwrap();
-    assert!(!observer.on_raft_message(&request(7)));
-    observer.on_region_changed(&mut ObserverContext::new(&region(7)), RegionChangeEvent::Create, StateRole::Follower);
-    let mut kinds = Vec::new();
-    // Ends with the test's own time limit if the answers do not come.
-    while kinds.len() < 2 {
-        kinds.extend(transport.take().iter().map(kind_of));
-        std::thread::yield_now();
+    // Each answer has to wake the worker up, since nothing else is due.
+    for region_id in 1..50 {
+        assert!(!observer.on_raft_message(&request(region_id)));
+        assert_eq!(next_answer(&transport), AnswerKind::RegionNotInitialized);
+        let (region, create) = (region(region_id), RegionChangeEvent::Create);
+        observer.on_region_changed(&mut ObserverContext::new(&region), create, StateRole::Follower);
+        assert_eq!(next_answer(&transport), AnswerKind::Warm);
     }
-    assert_eq!(kinds, [AnswerKind::RegionNotInitialized, AnswerKind::Warm]);
     observer.stop();
     observer.stop();
 }

@@ -1,0 +1,148 @@
+//! What the store reports of its regions.
+//!
+//! **Owns** the way from a hook's event to the entry of the region that it is about.
+//!
+//! **How it works.** Find the entry, or make one if there is room; tell it; start a new generation if its data changed;
+//! bring it up to date.
+//!
+//! **Invariants.** The table of regions stays within its bounds (I6). A peer that was destroyed is not brought back by
+//! an event that comes late.
+//!
+//! **Must not** keep a region's entry when nothing is known of it: that is what "unknown" is.
+
+use std::time::Duration;
+
+use kvproto::metapb::Region;
+
+use super::{
+    Core, Notice, entry_of,
+    lifecycle::{Effect, Lifecycle, MetadataChange, SnapshotStep},
+    region::RegionEntry,
+};
+use crate::{
+    initialized_region::{InitializedRegion, LocalRegion, Reason},
+    message::Address,
+};
+
+/// A peer's role, as a hook reports it.
+#[derive(Clone, Copy, Debug)]
+pub struct Role {
+    pub peer_id: u64,
+    pub is_initialized: bool,
+    pub is_leader: bool,
+    /// Zero when it is not known.
+    pub leader_peer_id: u64,
+}
+
+impl Core {
+    /// The metadata of `region` changed.
+    pub fn region_changed(&mut self, region: &Region, change: MetadataChange, is_leader: bool, now: Duration) {
+        let metadata = InitializedRegion::on_store(region, self.store_id);
+        match &metadata {
+            Err(error) if error.reason != Reason::NoPeers => self.outbox.notice(Notice::MalformedMetadata(*error)),
+            Ok(_) | Err(_) => {}
+        }
+        let void_at = now.saturating_add(self.config.snapshot_announce_timeout);
+        let Some(entry) = self.entry_for(region.get_id(), metadata.as_ref().ok()) else { return };
+        let effect = entry.life.metadata(metadata, change, void_at).max(entry.set_leader(is_leader));
+        self.affected(region.get_id(), effect, now);
+    }
+
+    /// The role of the peer of `region` changed.
+    pub fn role_changed(&mut self, region: &Region, role: Role, now: Duration) {
+        let region_id = region.get_id();
+        if !role.is_leader && role.leader_peer_id != 0 {
+            self.requests.settle(region_id, role.leader_peer_id, &mut self.outbox);
+        }
+        let metadata = InitializedRegion::on_store(region, self.store_id);
+        let Some(entry) = self.entry_for(region_id, metadata.as_ref().ok()) else { return };
+        let mut effect = entry.set_leader(role.is_leader);
+        if !role.is_initialized {
+            entry.life.uninitialized(role.peer_id);
+        } else if entry.life.local().is_none() {
+            // Its `Create` was missed, say because the table was full.
+            effect = entry.life.metadata(metadata, MetadataChange::Update, now);
+        }
+        if entry.hold.is_some_and(|hold| !hold.is_by(role.leader_peer_id)) {
+            entry.end_hold();
+        }
+        self.affected(region_id, effect, now);
+    }
+
+    /// The peer of `region` is destroyed, or about to be. What waits for a newer peer of the region goes on waiting.
+    pub fn peer_destroyed(&mut self, region: &Region, now: Duration) {
+        let region_id = region.get_id();
+        if region.get_peers().is_empty() {
+            self.outbox.notice(Notice::UninitializedDestroyed { region_id });
+        }
+        let here = region.get_peers().iter().find(|peer| peer.get_store_id() == self.store_id);
+        let entry = self.regions.get_mut(&region_id);
+        let known = entry.as_ref().and_then(|entry| entry.life.peer_id());
+        if let Some(peer_id) = here.map(|peer| peer.get_id()).or(known) {
+            self.graves.dig(region_id, peer_id);
+        }
+        if let Some(entry) = entry {
+            entry.life = Lifecycle::default();
+            entry.end_hold();
+            self.affected(region_id, Effect::DataChanged, now);
+        }
+    }
+
+    /// A `MsgSnapshot` for the peer `to` arrived.
+    pub fn snapshot_announced(&mut self, region_id: u64, to: Address, now: Duration) {
+        if to.store_id != self.store_id {
+            return;
+        }
+        let void_at = now.saturating_add(self.config.snapshot_announce_timeout);
+        let Some(entry) = self.entry_for(region_id, None) else { return };
+        let effect = entry.life.snapshot_announced(to, void_at);
+        self.affected(region_id, effect, now);
+    }
+
+    /// The application of the region's snapshot went on a step.
+    pub fn snapshot_step(&mut self, region_id: u64, step: SnapshotStep, now: Duration) {
+        let void_at = now.saturating_add(self.config.snapshot_announce_timeout);
+        // The snapshot worker may be behind the thread that reports the peer's end: only a beginning makes an entry.
+        let entry = match step {
+            SnapshotStep::Applying => self.entry_for(region_id, None),
+            SnapshotStep::Applied | SnapshotStep::Committed | SnapshotStep::Cancelled => {
+                self.regions.get_mut(&region_id)
+            }
+        };
+        let Some(entry) = entry else { return };
+        let effect = entry.life.snapshot_step(step, void_at);
+        self.affected(region_id, effect, now);
+    }
+
+    /// The entry of a region that the store reported; a new one if there is room. Without one, the region is treated as
+    /// unknown: requests wait and expire, and a load that a snapshot overtakes is wasted.
+    ///
+    /// What is reported of a peer that is in its grave came late and is ignored.
+    fn entry_for(&mut self, region_id: u64, metadata: Option<&LocalRegion>) -> Option<&mut RegionEntry> {
+        let destroyed = self.graves.peer_of(region_id);
+        if region_id == 0 || metadata.is_some_and(|local| destroyed >= Some(local.peer.peer_id)) {
+            return None;
+        }
+        let is_new = !self.regions.contains_key(&region_id);
+        let is_faint = is_new || self.faint.contains(&region_id);
+        let (known_max, parked_max) = (self.config.max_known_regions, self.config.max_parked_requests);
+        // A region whose metadata became malformed turns faint; the second limit is for stores that do this for ever.
+        let is_full = self.regions.len().saturating_sub(self.faint.len()) >= known_max
+            || is_new && self.regions.len() >= known_max.saturating_add(parked_max);
+        if metadata.is_some() && is_faint && is_full {
+            self.outbox.notice(Notice::RegionTableFull { region_id });
+            return None;
+        }
+        let faint_max = if metadata.is_some() { usize::MAX } else { parked_max };
+        entry_of(&mut self.regions, &self.faint, region_id, faint_max)
+    }
+
+    /// Something happened to the region.
+    fn affected(&mut self, region_id: u64, effect: Effect, now: Duration) {
+        if let Some(entry) = self.regions.get_mut(&region_id).filter(|_| effect == Effect::DataChanged) {
+            self.generation = self.generation.wrapping_add(1);
+            entry.warming.restart(self.generation, now);
+        }
+        self.upkeep(region_id, now);
+    }
+}

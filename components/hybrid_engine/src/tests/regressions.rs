@@ -130,8 +130,9 @@ fn pieces_of_a_split_hold_the_data_whenever_it_happens() {
         }
         assert_eq!(cached(&engine, &region()).unwrap_err(), FailedReason::EpochNotMatch);
 
-        // What was cached is still accounted exactly, and each piece on its own.
+        // What was cached is still accounted exactly, each piece on its own and with nothing but its own data.
         drop(job);
+        let bytes_after_split = pieces().map(|piece| engine.cache().region_status(piece.id).unwrap().memory_bytes);
         for (piece, others) in pieces().iter().zip([1, 0]) {
             evict(&engine, piece, EvictReason::Manual);
             engine.cache().housekeep();
@@ -140,6 +141,9 @@ fn pieces_of_a_split_hold_the_data_whenever_it_happens() {
             let left_bytes: usize = left.iter().map(|status| status.memory_bytes).sum();
             assert_eq!(engine.cache().usage_bytes(), left_bytes);
         }
+        pieces().iter().for_each(|piece| load(&engine, piece));
+        let bytes_when_loaded = pieces().map(|piece| engine.cache().region_status(piece.id).unwrap().memory_bytes);
+        assert_eq!(bytes_after_split, bytes_when_loaded, "{steps} steps");
     }
 }
 

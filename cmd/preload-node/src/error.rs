@@ -12,6 +12,7 @@
 
 use std::{error::Error as _, io, path::PathBuf, time::Duration};
 
+use engine_traits::ReadSource;
 use kvproto::errorpb;
 
 #[derive(Debug, thiserror::Error)]
@@ -27,10 +28,12 @@ pub(crate) enum Error {
     #[error("cannot {doing}")]
     Store { doing: &'static str, source: raftstore::Error },
     /// The store's answer to a command.
-    #[error("cannot {doing}: {answer:?}")]
+    #[error("cannot {doing}: {}", .answer.get_message())]
     Refused { doing: &'static str, answer: Box<errorpb::Error> },
     #[error("cannot read a row")]
     Read(#[from] hybrid_engine::mvcc::Error),
+    #[error("a read that is to be served from memory is served from {0}")]
+    NotInMemory(ReadSource),
     #[error("cannot set up the plugin")]
     PluginConfig(#[from] preload_observer::ConfigError),
     #[error("cannot set up the log")]

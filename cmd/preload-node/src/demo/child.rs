@@ -56,11 +56,10 @@ pub(super) fn run(dataset: &Dataset, dir: &Path, report: &mut Report) -> Result<
     let exit_code = status.code();
     let fatal = stderr.lines().find_map(FatalLine::parse);
     let said = fatal.as_ref().map(|fatal| fatal.message.as_str());
-    let says_it =
-        report.check(said == Some(TIKV_WORDS), &format!("the child's FATAL line says: {}", said.unwrap_or("nothing")));
+    let says_it = report.expect("the child's FATAL line says", said.unwrap_or("nothing"), TIKV_WORDS);
     match &fatal {
         Some(fatal) => report.detail(&fatal.shown),
-        None => report.detail("there is no FATAL line on its stderr"),
+        None => report.detail("there is no FATAL line on its stderr, which ends with:"),
     }
     let is_dead =
         report.check(exit_code == Some(TIKV_EXIT_CODE), &format!("the process of its three stores is gone: {status}"));

@@ -19,10 +19,7 @@ use preload_observer::{CheckedConfig, Config, PreloadObserver};
 use raftstore::store::is_initialized;
 use serde::Serialize;
 use test_raftstore::{NodeContext, Plugin, REGION_ID};
-use tikv_util::{
-    config::ReadableDuration,
-    time::{Clock as _, MonotonicClock},
-};
+use tikv_util::config::ReadableDuration;
 
 use super::{
     answers::{Answers, REGION_NOT_INITIALIZED, WARM},
@@ -61,7 +58,7 @@ pub(super) struct Parked {
 pub(super) struct Released {
     initialized_after_ms: f64,
     warm_after_ms: f64,
-    answer: Option<&'static str>,
+    answer: &'static str,
     parked_requests: usize,
     loads: usize,
     cached_bytes: usize,
@@ -85,7 +82,7 @@ impl Guarded {
 
     /// The answers of store 3 so far.
     pub(super) fn answers(&self) -> Vec<&'static str> {
-        self.answers.all()
+        self.answers.names()
     }
 
     fn target(&self) -> &Target {
@@ -94,45 +91,41 @@ impl Guarded {
 
     pub(super) fn ask_uninitialized_peer(&self, report: &mut Report) -> Result<Parked> {
         self.schedule.create_uninitialized_peer(report)?;
-        let clock = MonotonicClock::new();
+        let asked_at = self.answers.now();
         self.schedule.request_preload(report)?;
         let answer = waiting::until_some("an answer of store 3", || self.answers.last())?;
-        let answered_after = clock.now();
-        report.check(
-            answer == REGION_NOT_INITIALIZED,
-            &format!("store 3 answers {:.1} ms later: {answer}", millis(answered_after)),
-        );
+        let answered_after_ms = millis(answer.at.saturating_sub(asked_at));
+        let what = format!("store 3 answers {answered_after_ms:.1} ms later");
+        report.expect(&what, answer.name, REGION_NOT_INITIALIZED);
 
         let parked_requests = self.target().plugin.status().parked_requests;
-        report.check(parked_requests == 1, &format!("requests parked on store 3: {parked_requests}"));
+        report.expect("requests parked on store 3", parked_requests, 1);
         let loads = self.target().cache.loads().len();
-        report.check(loads == 0, &format!("regions handed to its cache engine: {loads}"));
+        report.expect("regions handed to its cache engine", loads, 0);
         let store_is_up = self.schedule.target().is_some_and(|target| !target.is_initialized());
         report.check(store_is_up, "store 3 is up, its peer still uninitialized");
-        Ok(Parked { answer, answered_after_ms: millis(answered_after), parked_requests, loads, store_is_up })
+        Ok(Parked { answer: answer.name, answered_after_ms, parked_requests, loads, store_is_up })
     }
 
     pub(super) fn release_snapshot(&self, report: &mut Report) -> Result<Released> {
-        let clock = MonotonicClock::new();
+        let released_at = self.answers.now();
         self.schedule.release_snapshot();
         waiting::until("the peer on store 3 to be initialized", || {
             self.schedule.target().is_some_and(|target| target.is_initialized() && !target.applying_snapshot)
         })?;
-        let initialized_after = clock.now();
-        report.check(true, &format!("the snapshot is applied after {:.1} ms", millis(initialized_after)));
+        let initialized_after_ms = millis(self.answers.now().saturating_sub(released_at));
+        report.reached(&format!("the snapshot is applied after {initialized_after_ms:.1} ms"));
 
-        waiting::until("the final answer of store 3", || self.answers.last() != Some(REGION_NOT_INITIALIZED))?;
-        let warm_after = clock.now();
-        let answer = self.answers.last();
+        let answer = waiting::until_some("the final answer of store 3", || {
+            self.answers.last().filter(|answer| !answer.is_provisional())
+        })?;
+        let warm_after_ms = millis(answer.at.saturating_sub(released_at));
         let loads = self.target().cache.loads();
         report.check(
             !loads.is_empty() && loads.iter().all(is_initialized),
             &format!("the parked request became a load; loads: {}, all of an initialized region", loads.len()),
         );
-        report.check(
-            answer == Some(WARM),
-            &format!("store 3 answers after {:.1} ms: {}", millis(warm_after), answer.unwrap_or("nothing")),
-        );
+        report.expect(&format!("store 3 answers after {warm_after_ms:.1} ms"), answer.name, WARM);
 
         let cached = self.schedule.cluster().cache(TARGET_STORE).region_status(REGION_ID);
         let cached_bytes = cached.as_ref().map_or(0, |region| region.memory_bytes);
@@ -141,11 +134,11 @@ impl Guarded {
             &format!("the region is in its cache, {} KiB", grouped(cached_bytes as u64 >> 10)),
         );
         let parked_requests = self.target().plugin.status().parked_requests;
-        report.check(parked_requests == 0, &format!("requests parked on store 3: {parked_requests}"));
+        report.expect("requests parked on store 3", parked_requests, 0);
         Ok(Released {
-            initialized_after_ms: millis(initialized_after),
-            warm_after_ms: millis(warm_after),
-            answer,
+            initialized_after_ms,
+            warm_after_ms,
+            answer: answer.name,
             parked_requests,
             loads: loads.len(),
             cached_bytes,

@@ -31,7 +31,10 @@ use super::{
     report::{Report, grouped},
     schedule::{Schedule, TARGET_STORE},
 };
-use crate::{error::Result, interrupt, waiting};
+use crate::{
+    error::{Error, Result},
+    interrupt, waiting,
+};
 
 /// Reads with a snapshot of their own.
 const CLIENT_READS: usize = 500;
@@ -90,14 +93,12 @@ pub(super) fn move_leader_and_read(schedule: &Schedule, report: &mut Report) -> 
         wrong_reads += usize::from(mvcc::get(&snapshot, &dataset.key(row), ts)? != expected(dataset, row, ts));
     }
     let first_read_source = sources[0].to_string();
-    report.check(sources[0] == ReadSource::Memory, &format!("its first read comes from {first_read_source}"));
+    report.expect("its first read comes from", sources[0], ReadSource::Memory);
     let from_memory = sources.iter().filter(|source| **source == ReadSource::Memory).count();
     let memory_read_share = from_memory as f64 / sources.len() as f64;
-    report.check(
-        from_memory == sources.len(),
-        &format!("of its first {CLIENT_READS} reads, random rows at random timestamps, {from_memory} come from memory"),
-    );
-    report.check(wrong_reads == 0, &format!("reads that differ from what was written: {wrong_reads}"));
+    let what = format!("of its first {CLIENT_READS} reads, of random rows at random timestamps, come from memory");
+    report.expect(&what, from_memory, CLIENT_READS);
+    report.expect("reads that differ from what was written", wrong_reads, 0);
     Ok(Moved { transfer_ms, first_read_source, reads: sources.len(), memory_read_share, wrong_reads })
 }
 
@@ -105,10 +106,9 @@ pub(super) fn compare_memory_and_disk(schedule: &Schedule, report: &mut Report) 
     let (dataset, mut random) = (schedule.dataset(), StdRng::seed_from_u64(SEED));
     let memory = linearizable_snapshot(schedule, TimeStamp::max())?.snapshot;
     let disk = schedule.cluster().kv(TARGET_STORE).snapshot();
-    report.check(
-        memory.source() == ReadSource::Memory && disk.source() != ReadSource::Memory,
-        &format!("compared are snapshots of: {}, {}", memory.source(), disk.source()),
-    );
+    if memory.source() != ReadSource::Memory {
+        return Err(Error::NotInMemory(memory.source()));
+    }
     let mut pair = Pair { memory, disk, row_reads: Times::new(), scans: Times::new(), differences: 0 };
     let progress = report.progress((ROW_READS + SCANS) as u64);
     for turn in 0..ROW_READS {
@@ -130,10 +130,7 @@ pub(super) fn compare_memory_and_disk(schedule: &Schedule, report: &mut Report) 
     progress.finish_and_clear();
 
     let (read_ns, scan_ns) = (pair.row_reads.percentiles(), pair.scans.percentiles());
-    report.check(
-        pair.differences == 0,
-        &format!("reads where memory, disk and what was written differ: {}", pair.differences),
-    );
+    report.expect("reads where memory, disk and what was written differ", pair.differences, 0);
     report.note(&format!("one row at a timestamp, {} on each side, in turns:", grouped(ROW_READS as u64)));
     report.table(&read_ns.lines());
     report.note(&format!("a scan of {SCAN_ROWS} rows at a timestamp, {SCANS} on each side, in turns:"));

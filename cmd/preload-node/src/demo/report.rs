@@ -12,6 +12,7 @@
 
 use std::{
     env,
+    fmt::Display,
     io::{self, IsTerminal as _, Write as _},
     time::Duration,
 };
@@ -90,6 +91,20 @@ impl Report {
             self.failed.push(claim.to_owned());
         }
         holds
+    }
+
+    /// A claim that was waited for: had it not come true, the wait would have failed.
+    pub(super) fn reached(&mut self, claim: &str) {
+        self.check(true, claim);
+    }
+
+    /// The claim that `what` is `expected`; returns whether it is.
+    pub(super) fn expect<T: Display + PartialEq>(&mut self, what: &str, measured: T, expected: T) -> bool {
+        if measured == expected {
+            self.check(true, &format!("{what}: {measured}"))
+        } else {
+            self.check(false, &format!("{what}: {measured}, expected: {expected}"))
+        }
     }
 
     /// More about the line before.
@@ -223,9 +238,9 @@ mod tests {
         assert_eq!(report.json_line("fine", Values { reads: 2 }, 0), r#"{"step":"fine","ok":true,"reads":2}"#);
         assert!(report.finish(()));
 
-        report.step("wrong", |report| Ok(report.check(false, "does not hold"))).unwrap();
+        report.step("wrong", |report| Ok(report.expect("wrong reads", 2, 0))).unwrap();
         let line = report.json_line("wrong", Values { reads: 2 }, 0);
-        assert_eq!(line, r#"{"step":"wrong","ok":false,"reads":2,"failed":["does not hold"]}"#);
+        assert_eq!(line, r#"{"step":"wrong","ok":false,"reads":2,"failed":["wrong reads: 2, expected: 0"]}"#);
         assert!(report.json_line("later", Values { reads: 2 }, 1).contains(r#""ok":true"#));
         assert!(!report.finish(()));
 

@@ -52,6 +52,8 @@ pub struct ApplyOutcome {
     pub applied_term: u64,
     pub answers: Vec<Answer>,
     pub changes: Vec<Change>,
+    /// An observer wants the effects written before anything else is added to the batch.
+    pub write_now: bool,
 }
 
 /// The answer to the command at an index of the log.
@@ -66,8 +68,8 @@ pub struct Answer {
 #[derive(Debug)]
 pub enum Change {
     Membership {
-        /// What raft-rs applies; `None` when the command was refused.
-        applied: Option<ConfChange>,
+        /// What raft-rs applies.
+        change: ConfChange,
         /// The region afterwards.
         region: Region,
         removed_peer: Option<Peer>,
@@ -80,6 +82,8 @@ struct Executed {
     response: RaftCmdResponse,
     region_state: RegionState,
     change: Option<Change>,
+    /// An observer wants it written at once.
+    write_now: bool,
 }
 
 impl Applier {
@@ -115,6 +119,7 @@ impl Applier {
     ) -> Result<ApplyOutcome> {
         let mut answers = Vec::with_capacity(entries.len());
         let mut changes = Vec::new();
+        let mut write_now = false;
         for entry in entries {
             if self.removed {
                 break;
@@ -125,10 +130,10 @@ impl Applier {
                 "region {}: committed entries are applied in order and once",
                 self.tag.region_id
             );
-            let executed = self.apply_entry(entry, batch, host)?;
             self.apply_state.set_applied_index(entry.get_index());
             self.applied_term = entry.get_term();
-            if let Some(executed) = executed {
+            if let Some(executed) = self.apply_entry(entry, batch, host)? {
+                write_now |= executed.write_now;
                 changes.extend(executed.change);
                 answers.push(Answer { index: entry.get_index(), term: entry.get_term(), response: executed.response });
             }
@@ -140,6 +145,7 @@ impl Applier {
             applied_term: self.applied_term,
             answers,
             changes,
+            write_now,
         })
     }
 
@@ -172,16 +178,9 @@ impl Applier {
         if host.pre_exec(&self.region, &request, index, term) {
             return Ok(Some(Executed::default()));
         }
-        let mut executed = self.execute(&request, conf_change, batch).unwrap_or_else(|error| {
-            // A membership change that is refused here must be known as refused to raft-rs's driver as well.
-            let region = self.region.clone();
-            let change = request.get_admin_request().has_change_peer().then_some(Change::Membership {
-                applied: None,
-                region,
-                removed_peer: None,
-            });
-            Executed { response: error_response(error, term), change, ..Executed::default() }
-        });
+        let mut executed = self
+            .execute(&request, conf_change, batch)
+            .unwrap_or_else(|error| Executed { response: error_response(error, term), ..Executed::default() });
         executed.region_state.peer_id = self.tag.peer_id;
         if let Some(region) = &executed.region_state.modified_region {
             self.region = region.clone();
@@ -190,7 +189,7 @@ impl Applier {
         }
         let cmd = Cmd { index, term, request, response: executed.response.clone() };
         let mut info = ApplyCtxInfo { write_batch: batch };
-        host.post_exec(&self.region, &cmd, &self.apply_state, &executed.region_state, &mut info);
+        executed.write_now = host.post_exec(&self.region, &cmd, &self.apply_state, &executed.region_state, &mut info);
         Ok(Some(executed))
     }
 
@@ -258,7 +257,7 @@ impl Applier {
         executed.response.set_admin_response(response);
         executed.region_state.pending_remove = self.removed;
         executed.region_state.modified_region = Some(region.clone());
-        executed.change = Some(Change::Membership { applied: Some(conf_change), region, removed_peer });
+        executed.change = Some(Change::Membership { change: conf_change, region, removed_peer });
         Ok(executed)
     }
 

@@ -126,8 +126,8 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         for (id, response) in responses {
             self.respond(id, response);
         }
-        for Change::Membership { applied, region, removed_peer } in outcome.changes {
-            self.on_membership_changed(region_id, applied, region, removed_peer);
+        for Change::Membership { change, region, removed_peer } in outcome.changes {
+            self.on_membership_changed(region_id, &change, region, removed_peer);
         }
         self.dirty.insert(region_id);
         let Some(peer) = self.peer_of(outcome.tag) else {

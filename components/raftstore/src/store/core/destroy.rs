@@ -5,7 +5,7 @@
 //! 2. The applier, after everything it was given before, deletes the data and leaves a durable tombstone.
 //! 3. The log is cleaned. Until then messages for the region are dropped, so that a new peer finds nothing of the old.
 //!
-//! A crash between 2 and 3 leaves a tombstone with a log; [`Store::load_tombstone`] cleans it at the next start.
+//! A crash on the way leaves a tombstone with data or with a log; the next start removes both.
 //!
 //! # Invariants
 //! A peer whose snapshot the snapshot worker has is destroyed only after the worker answered.
@@ -14,11 +14,13 @@ use engine_traits::{KvEngine, LogBatch, LogOp, LogStore};
 use kvproto::{metapb::Region, raft_serverpb::RaftMessage};
 use tikv_util::info;
 
-use super::{ApplierEffect, Effect, LogWrite, PeerTag, Store};
+use super::{ApplierEffect, Effect, Input, LogWrite, PeerTag, Store};
 use crate::{
     Error, Result,
     coprocessor::RegionChangeEvent,
     store::{
+        Snapshot,
+        local_state::load_apply_state,
         region::{is_epoch_stale, is_initialized},
         util::error_response,
     },
@@ -58,8 +60,16 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
 
     pub(super) fn on_data_destroyed(&mut self, tag: PeerTag) {
         if self.destroying.get(&tag.region_id) == Some(&tag) {
+            let batch = LogBatch { ops: vec![LogOp::Clean { region_id: tag.region_id }] };
+            let answer = Some(Input::LogCleaned { tag });
+            self.effects.push(Effect::WriteLog(LogWrite { batch, sync: true, answer }));
+        }
+    }
+
+    /// The log writer answers in order: nothing that the peer had written is answered after this.
+    pub(super) fn on_log_cleaned(&mut self, tag: PeerTag) {
+        if self.destroying.get(&tag.region_id) == Some(&tag) {
             self.destroying.remove(&tag.region_id);
-            self.clean_log(tag.region_id);
         }
     }
 
@@ -86,18 +96,32 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         self.destroy(region_id, tombstone);
     }
 
-    /// After a restart: `region` had a peer here.
-    pub(super) fn load_tombstone(&mut self, region: Region) -> Result<()> {
+    /// After a restart: `region` had a peer here. What was left to be destroyed is destroyed.
+    pub(super) fn load_tombstone(&mut self, kv: &E, region: Region) -> Result<()> {
         let region_id = region.get_id();
-        if self.log.raft_state(region_id)?.is_some() {
-            self.clean_log(region_id);
-        }
         self.tombstones.insert(region_id, region.get_region_epoch().clone());
+        if load_apply_state(kv, region_id)?.is_some() {
+            // The removal was applied, and its data is still there.
+            let tag = PeerTag { region_id, peer_id: 0 };
+            self.destroying.insert(region_id, tag);
+            self.effects.applier(ApplierEffect::Destroy { tag, region });
+        }
         Ok(())
     }
 
-    fn clean_log(&mut self, region_id: u64) {
-        let batch = LogBatch { ops: vec![LogOp::Clean { region_id }] };
-        self.effects.push(Effect::WriteLog(LogWrite { batch, sync: true, answer: None }));
+    /// After a restart: whether all that the log holds of a region is of a peer that was destroyed. It is removed then,
+    /// but for term and vote: those may be of a newer, uninitialized peer, whose vote counts.
+    pub(super) fn clear_log_of_destroyed(&mut self, region_id: u64, pending: Option<&Snapshot>) -> bool {
+        let Some(tombstone) = self.tombstones.get(&region_id) else {
+            return false;
+        };
+        let is_newer =
+            |snapshot: &Snapshot| snapshot.region().get_region_epoch().get_conf_ver() > tombstone.get_conf_ver();
+        if pending.is_some_and(is_newer) {
+            return false;
+        }
+        let ops = vec![LogOp::ClearLog { region_id }, LogOp::PendingSnapshot { region_id, snapshot: None }];
+        self.effects.push(Effect::WriteLog(LogWrite { batch: LogBatch { ops }, sync: true, answer: None }));
+        true
     }
 }

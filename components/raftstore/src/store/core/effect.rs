@@ -41,8 +41,10 @@ pub enum Input {
     Command { id: RequestId, request: Box<RaftCmdRequest> },
     /// A linearizable read of a region; answered by [`Effect::ServeRead`] or [`Effect::FailRead`].
     Read { id: RequestId, header: Box<RaftRequestHeader> },
-    /// A [`LogWrite`] with this tag and number is durable.
+    /// What a peer's `Ready` with this number wanted in the log is durable.
     Persisted { tag: PeerTag, ready: u64 },
+    /// The log of a destroyed peer is gone.
+    LogCleaned { tag: PeerTag },
     /// The applier went on.
     Applied(Box<ApplyOutcome>),
     /// The ordered snapshot, or `None` when it failed.
@@ -87,8 +89,8 @@ pub struct LogWrite {
     pub batch: LogBatch,
     /// Whether it has to be durable before it is answered.
     pub sync: bool,
-    /// Answered by [`Input::Persisted`] with this tag and ready number.
-    pub answer: Option<(PeerTag, u64)>,
+    /// The input to feed once that is done.
+    pub answer: Option<Input>,
 }
 
 /// Work for a region's applier.

@@ -9,21 +9,21 @@ use super::{Effect, Store};
 use crate::coprocessor::{RegionChangeEvent, RegionChangeReason};
 
 impl<E: KvEngine, L: LogStore> Store<E, L> {
-    /// `change` was applied and made the region `region`; `None` when it was refused.
+    /// `change` was applied and made the region `region`.
     pub(super) fn on_membership_changed(
         &mut self,
         region_id: u64,
-        change: Option<ConfChange>,
+        change: &ConfChange,
         region: Region,
         removed: Option<PeerMeta>,
     ) {
-        let Some((peer, change)) = self.peers.get_mut(&region_id).zip(change) else {
+        let Some(peer) = self.peers.get_mut(&region_id) else {
             return;
         };
         if peer.accepted_snapshot.is_some() {
             return; // The snapshot brings the members as well, and newer ones.
         }
-        if let Err(error) = peer.node.apply_conf_change(&change) {
+        if let Err(error) = peer.node.apply_conf_change(change) {
             warn!("raft refuses membership change"; "region_id" => region_id, "err" => %error);
         }
         info!("membership changed"; "region_id" => region_id, "change" => ?change.get_change_type(),

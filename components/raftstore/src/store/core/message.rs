@@ -10,7 +10,7 @@ use kvproto::{
     metapb::{Peer as PeerMeta, Region},
     raft_serverpb::{RaftApplyState, RaftMessage},
 };
-use raft::eraftpb::MessageType;
+use raft::eraftpb::{Message, MessageType};
 use tikv_util::{debug, info, warn};
 
 use super::{
@@ -66,9 +66,8 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if message.has_extra_msg() {
             return Verdict::Drop("extra message that no observer takes");
         }
-        if message.get_message().get_term() == 0 && !message.get_is_tombstone() {
-            // To raft-rs such a message is one of its own, and it asserts what only its own promise.
-            return Verdict::Drop("no term");
+        if !message.get_is_tombstone() && !is_sent_by_stores(message.get_message()) {
+            return Verdict::Drop("not one of the messages that stores send");
         }
         if self.destroying.contains_key(&region_id) {
             return Verdict::Drop("peer is being destroyed");
@@ -133,15 +132,19 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             return;
         };
         let from = message.take_from_peer();
-        if peer.region().get_peers().iter().all(|listed| listed.get_id() != from.get_id()) {
-            peer.senders.insert(from.get_id(), from);
-        }
+        peer.remember_sender(from);
         let message = message.take_message();
+        if message_type == MessageType::MsgTimeoutNow && peer.accepted_snapshot.is_some() {
+            return; // Whoever has not applied its snapshot cannot campaign; see `on_tick`.
+        }
         if message_type == MessageType::MsgTransferLeader {
             return self.on_transfer_leader_message(region_id, message);
         }
         if let Err(error) = peer.node.step(message) {
             debug!("raft refuses message"; "region_id" => region_id, "err" => %error);
+        }
+        if peer.node.snap().is_none() {
+            peer.received_snapshot = None; // raft-rs had no use for it.
         }
         self.dirty.insert(region_id);
     }
@@ -181,7 +184,29 @@ fn judge_for_peer<L: LogStore>(peer: &Peer<L>, message: &RaftMessage) -> Verdict
             message.get_message().get_msg_type(),
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
         );
-        return if candidate { Verdict::TellRemoved } else { Verdict::Drop("from a removed peer") };
+        // Where the region has a newer peer on the sender's store, that one's messages replace the sender.
+        let is_replaced = find_peer(peer.region(), from.get_store_id()).is_some();
+        return if candidate && !is_replaced { Verdict::TellRemoved } else { Verdict::Drop("from a removed peer") };
     }
     Verdict::Step
+}
+
+/// Whether `message` is one that a store's core sends. raft-rs has others, which it takes for its own, trusts, and
+/// asserts on.
+fn is_sent_by_stores(message: &Message) -> bool {
+    message.get_term() != 0
+        && matches!(
+            message.get_msg_type(),
+            MessageType::MsgAppend
+                | MessageType::MsgAppendResponse
+                | MessageType::MsgRequestVote
+                | MessageType::MsgRequestVoteResponse
+                | MessageType::MsgRequestPreVote
+                | MessageType::MsgRequestPreVoteResponse
+                | MessageType::MsgHeartbeat
+                | MessageType::MsgHeartbeatResponse
+                | MessageType::MsgSnapshot
+                | MessageType::MsgTimeoutNow
+                | MessageType::MsgTransferLeader
+        )
 }

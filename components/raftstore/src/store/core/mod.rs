@@ -43,8 +43,8 @@ use kvproto::{
 use raft::StateRole;
 
 pub use self::effect::{ApplierEffect, ApplySnapshot, Effect, Input, LogWrite, PeerTag, RequestId};
-use self::peer::Peer;
 pub(crate) use self::peer_storage::conf_state_of;
+use self::{peer::Peer, snapshot::parse_pending_snapshot};
 use super::{
     apply::Applier,
     config::Config,
@@ -123,7 +123,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         for mut state in load_region_states(kv)? {
             let region = state.take_region();
             if state.get_state() == PeerState::Tombstone {
-                store.load_tombstone(region)?;
+                store.load_tombstone(kv, region)?;
             } else {
                 regions.insert(region.get_id(), region);
             }
@@ -133,8 +133,13 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         for region_id in with_log {
             // A region without metadata and without a pending snapshot has an uninitialized peer: the next message
             // creates it again, with the Raft state that it had.
-            match (store.log.pending_snapshot(region_id)?, regions.remove(&region_id)) {
-                (Some(snapshot), before) => store.resume_snapshot(region_id, &snapshot, before)?,
+            let snapshot = store.log.pending_snapshot(region_id)?;
+            let snapshot = snapshot.map(|raw| parse_pending_snapshot(region_id, &raw)).transpose()?;
+            if store.clear_log_of_destroyed(region_id, snapshot.as_ref()) {
+                continue;
+            }
+            match (snapshot, regions.remove(&region_id)) {
+                (Some(snapshot), before) => store.resume_snapshot(snapshot, before)?,
                 (None, Some(region)) => {
                     let apply_state = load_apply_state(kv, region_id)?.unwrap_or_default();
                     store.load_peer(region, apply_state)?;
@@ -160,6 +165,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             Input::Command { id, request } => self.on_command(id, *request),
             Input::Read { id, header } => self.on_read(id, &header),
             Input::Persisted { tag, ready } => self.on_persisted(tag, ready),
+            Input::LogCleaned { tag } => self.on_log_cleaned(tag),
             Input::Applied(outcome) => self.on_applied(*outcome),
             Input::SnapshotGenerated { tag, snapshot } => {
                 if let Some(peer) = self.peer_of(tag) {
@@ -199,6 +205,11 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
 
     fn on_tick(&mut self) {
         for (region_id, peer) in &mut self.peers {
+            if peer.accepted_snapshot.is_some() {
+                // A candidate looks for unapplied membership changes in its log, which the snapshot has replaced and
+                // whose end it has not applied: raft-rs does not survive that.
+                continue;
+            }
             peer.node.tick();
             if peer.node.has_ready() || peer.has_waiting_reads() {
                 self.dirty.insert(*region_id);
@@ -216,11 +227,15 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
     fn load_peer(&mut self, region: Region, apply_state: RaftApplyState) -> Result<()> {
         let meta = self.own_peer(&region)?;
         let region_id = region.get_id();
-        let raft_state = self.log.raft_state(region_id)?.unwrap_or_default();
+        let mut raft_state = self.log.raft_state(region_id)?.unwrap_or_default();
+        // The log learns of a commit without a sync; the data engine may have applied, and kept, more than that. What
+        // is applied was committed.
+        let commit = raft_state.get_hard_state().get_commit().max(apply_state.get_applied_index());
+        raft_state.mut_hard_state().set_commit(commit);
         let peer =
             Peer::new(&self.config, self.store_id, meta, region.clone(), self.log.clone(), raft_state, apply_state)?;
-        self.register_applier(&peer)?;
         self.insert_peer(peer);
+        self.register_applier(region_id)?;
         self.host.on_region_changed(&region, RegionChangeEvent::Create, StateRole::Follower);
         Ok(())
     }
@@ -240,7 +255,9 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         self.peers.insert(region.get_id(), peer);
     }
 
-    fn register_applier(&mut self, peer: &Peer<L>) -> Result<()> {
+    /// Makes the region's applier, as of what is applied.
+    fn register_applier(&mut self, region_id: u64) -> Result<()> {
+        let peer = self.peers.get(&region_id).ok_or(Error::RegionNotFound(region_id))?;
         let storage = peer.storage();
         let applied_term = raft::Storage::term(storage, storage.applied_index())?;
         let applier = Applier::new(peer.tag(), peer.region().clone(), storage.apply_state().clone(), applied_term);

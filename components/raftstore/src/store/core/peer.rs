@@ -9,7 +9,7 @@ use kvproto::{
 };
 use raft::{
     RawNode, StateRole,
-    eraftpb::{Entry, Message, MessageType},
+    eraftpb::{Entry, HardState, Message, MessageType},
 };
 
 use super::{
@@ -36,12 +36,33 @@ pub(super) struct Proposal {
 /// A `Ready` that is not durable yet, and the messages that promise that it is.
 pub(super) struct Unpersisted {
     pub(super) number: u64,
-    /// Whether a log write was emitted for it; if not, it is durable as soon as all before it are.
-    pub(super) written: bool,
+    /// Whether it has a log write; if not, it is durable as soon as all before it are.
+    pub(super) has_write: bool,
+    /// Term and vote as of this `Ready`.
+    pub(super) ballot: Ballot,
     /// Index and term of its last entry.
     pub(super) last_entry: Option<(u64, u64)>,
+    /// It accepts a snapshot.
+    pub(super) has_snapshot: bool,
     pub(super) messages: Vec<Message>,
 }
+
+/// What a peer must not forget, or it votes twice or leads twice in one term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ballot {
+    term: u64,
+    vote: u64,
+}
+
+impl Ballot {
+    fn of(hard_state: &HardState) -> Self {
+        Self { term: hard_state.get_term(), vote: hard_state.get_vote() }
+    }
+}
+
+/// Senders that a peer remembers although its region does not list them. Only an uninitialized peer needs any: the
+/// members of its region, of which there are rarely more than seven.
+const SENDERS_MAX: usize = 16;
 
 pub(super) struct Peer<L: LogStore> {
     pub(super) meta: PeerMeta,
@@ -50,6 +71,11 @@ pub(super) struct Peer<L: LogStore> {
     pub(super) proposals: VecDeque<Proposal>,
     pub(super) reads: Reads,
     pub(super) unpersisted: VecDeque<Unpersisted>,
+    /// The last `Ready` whose log write is durable.
+    pub(super) durable_ready: u64,
+    pub(super) durable_ballot: Ballot,
+    /// The transferee as of the last look: raft-rs forgets it when the role changes.
+    pub(super) lead_transferee: u64,
     /// Highest index handed to the applier, and highest one that it reported: `reported <= handed`.
     pub(super) handed_index: u64,
     pub(super) reported_index: u64,
@@ -62,7 +88,7 @@ pub(super) struct Peer<L: LogStore> {
     /// An offer of leadership that this peer has not answered yet.
     pub(super) offer: Option<Offer>,
     /// Peers of the region that wrote to us, for answering when the region does not list them.
-    pub(super) senders: HashMap<u64, PeerMeta>,
+    senders: HashMap<u64, PeerMeta>,
     /// To be destroyed as soon as the snapshot worker is done with it; the epoch for its tombstone.
     pub(super) pending_destroy: Option<Region>,
 }
@@ -81,6 +107,7 @@ impl<L: LogStore> Peer<L> {
         let logger = tikv_util::logger::global().new(slog::o!(
             "store_id" => store_id, "region_id" => region.get_id(), "peer_id" => meta.get_id(),
         ));
+        let durable_ballot = Ballot::of(raft_state.get_hard_state());
         let storage = PeerStorage::new(region, log, raft_state, apply_state)?;
         let node = RawNode::new(&config.raft_config(meta.get_id(), applied), storage, &logger)?;
         Ok(Self {
@@ -89,6 +116,9 @@ impl<L: LogStore> Peer<L> {
             proposals: VecDeque::new(),
             reads: Reads::default(),
             unpersisted: VecDeque::new(),
+            durable_ready: 0,
+            durable_ballot,
+            lead_transferee: 0,
             handed_index: applied,
             reported_index: applied,
             received_snapshot: None,
@@ -136,6 +166,23 @@ impl<L: LogStore> Peer<L> {
     pub(super) fn find(&self, peer_id: u64) -> Option<&PeerMeta> {
         let listed = self.region().get_peers().iter().find(|peer| peer.get_id() == peer_id);
         listed.or_else(|| self.senders.get(&peer_id))
+    }
+
+    /// Remembers a peer that wrote to us, in case the region does not list it.
+    pub(super) fn remember_sender(&mut self, sender: PeerMeta) {
+        if self.senders.len() < SENDERS_MAX && self.find(sender.get_id()).is_none() {
+            self.senders.insert(sender.get_id(), sender);
+        }
+    }
+
+    /// The region lists everybody now.
+    pub(super) fn forget_senders(&mut self) {
+        self.senders.clear();
+    }
+
+    /// Term and vote as raft-rs has them.
+    pub(super) fn ballot(&self) -> Ballot {
+        Ballot { term: self.node.raft.term, vote: self.node.raft.vote }
     }
 
     pub(super) fn leader(&self) -> Option<PeerMeta> {

@@ -4,12 +4,16 @@
 //! A `Ready` is handled asynchronously: its entries and state go to the log, and raft-rs goes on meanwhile. Messages
 //! that promise durability wait in `unpersisted` until the log write is answered. A `Ready` without a write is durable
 //! as soon as all before it are: readies are reported to raft-rs strictly in order.
+//!
+//! raft-rs lets a leader's messages go at once, in parallel with its own write. That is right for entries, which the
+//! leader counts only once they are durable, but not for the leader's term: a single voter elects itself before its vote
+//! is on disk, and after a crash would lead the same term a second time, with other entries. So they wait for the ballot.
 
 use engine_traits::{KvEngine, LogBatch, LogOp, LogStore};
 use raft::SoftState;
 use tikv_util::info;
 
-use super::{ApplierEffect, Effect, LogWrite, PeerTag, Store, peer::Unpersisted};
+use super::{ApplierEffect, Effect, Input, LogWrite, PeerTag, Store, peer::Unpersisted};
 use crate::coprocessor::RoleChange;
 
 impl<E: KvEngine, L: LogStore> Store<E, L> {
@@ -22,8 +26,10 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             return self.order_snapshot(region_id);
         }
         let mut ready = peer.node.ready();
-        for message in ready.take_messages() {
-            peer.send(message, &mut self.effects);
+        let ballot = peer.ballot();
+        let mut messages = ready.take_messages();
+        if ballot == peer.durable_ballot {
+            messages.drain(..).for_each(|message| peer.send(message, &mut self.effects));
         }
         let mut batch = LogBatch::default();
         if !ready.snapshot().is_empty() {
@@ -49,13 +55,14 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         peer.reads.confirm(ready.take_read_states());
 
         let number = ready.number();
-        let written = !batch.is_empty();
-        let messages = ready.take_persisted_messages();
-        if written {
-            let answer = Some((peer.tag(), number));
+        let has_write = !batch.is_empty();
+        let has_snapshot = !ready.snapshot().is_empty();
+        messages.extend(ready.take_persisted_messages());
+        if has_write {
+            let answer = Some(Input::Persisted { tag: peer.tag(), ready: number });
             self.effects.push(Effect::WriteLog(LogWrite { batch, sync: ready.must_sync(), answer }));
         }
-        peer.unpersisted.push_back(Unpersisted { number, written, last_entry, messages });
+        peer.unpersisted.push_back(Unpersisted { number, has_write, ballot, last_entry, has_snapshot, messages });
         let role = ready.ss().map(|soft_state| self.role_change(region_id, soft_state));
 
         if let Some(peer) = self.peers.get_mut(&region_id) {
@@ -64,7 +71,10 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if let Some(change) = role {
             self.on_role_change(region_id, &change);
         }
-        self.report_unwritten(region_id);
+        if let Some(peer) = self.peers.get_mut(&region_id) {
+            peer.lead_transferee = peer.node.raft.lead_transferee.unwrap_or_default();
+        }
+        self.report_durable(region_id);
         self.serve_reads(region_id);
         self.order_snapshot(region_id);
     }
@@ -74,28 +84,29 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let Some(peer) = self.peer_of(tag) else {
             return;
         };
-        for unpersisted in &mut peer.unpersisted {
-            if unpersisted.number <= ready {
-                unpersisted.written = false;
-            }
-        }
-        self.report_unwritten(tag.region_id);
-        self.on_snapshot_persisted(tag.region_id);
+        peer.durable_ready = ready;
+        self.report_durable(tag.region_id);
         self.dirty.insert(tag.region_id);
     }
 
     /// Reports to raft-rs all readies up to the first one whose log write is still on its way, and sends their messages.
-    fn report_unwritten(&mut self, region_id: u64) {
-        let Some(peer) = self.peers.get_mut(&region_id) else {
-            return;
-        };
-        while let Some(durable) = peer.unpersisted.pop_front_if(|ready| !ready.written) {
+    fn report_durable(&mut self, region_id: u64) {
+        while let Some(peer) = self.peers.get_mut(&region_id) {
+            let durable_ready = peer.durable_ready;
+            let is_durable = |ready: &mut Unpersisted| !ready.has_write || ready.number <= durable_ready;
+            let Some(durable) = peer.unpersisted.pop_front_if(is_durable) else {
+                return;
+            };
+            peer.durable_ballot = durable.ballot;
             if let Some((index, term)) = durable.last_entry {
                 peer.storage_mut().on_persisted(index, term);
             }
             peer.node.on_persist_ready(durable.number);
             for message in durable.messages {
                 peer.send(message, &mut self.effects);
+            }
+            if durable.has_snapshot {
+                self.on_snapshot_persisted(region_id);
             }
             // More entries may be committed now.
             self.dirty.insert(region_id);
@@ -107,7 +118,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         RoleChange {
             state: soft_state.raft_state,
             leader_id: soft_state.leader_id,
-            prev_lead_transferee: raft.and_then(|(raft, ..)| raft.lead_transferee).unwrap_or_default(),
+            prev_lead_transferee: self.peers.get(&region_id).map_or(0, |peer| peer.lead_transferee),
             vote: raft.map(|(raft, ..)| raft.vote).unwrap_or_default(),
             initialized: raft.is_some_and(|(_, initialized, _)| initialized),
             peer_id: raft.map(|(.., peer_id)| peer_id).unwrap_or_default(),

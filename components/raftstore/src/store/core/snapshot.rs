@@ -74,7 +74,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             warn!("snapshot refused"; "region_id" => region_id, "reason" => reason);
             false
         };
-        if peer.accepted_snapshot.is_some() {
+        if peer.accepted_snapshot.is_some() || peer.node.snap().is_some() {
             return refused("another one is being applied");
         }
         let snapshot = match Snapshot::parse(region_id, message.get_message().get_snapshot()) {
@@ -112,13 +112,12 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         batch.push(LogOp::PendingSnapshot { region_id, snapshot: Some(bytes) });
     }
 
-    /// Something of the region became durable; if that was an accepted snapshot, the region is now the snapshot's.
+    /// The accepted snapshot is durable: the region is now the snapshot's.
     pub(super) fn on_snapshot_persisted(&mut self, region_id: u64) {
         let Some(peer) = self.peers.get_mut(&region_id) else {
             return;
         };
-        let durable = peer.unpersisted.iter().all(|ready| !ready.written);
-        let Some(accepted) = peer.accepted_snapshot.as_mut().filter(|a| a.stage == Stage::Persisting && durable) else {
+        let Some(accepted) = peer.accepted_snapshot.as_mut().filter(|a| a.stage == Stage::Persisting) else {
             return;
         };
         accepted.stage = Stage::Waiting;
@@ -131,6 +130,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             peer.meta = meta.clone();
         }
         peer.storage_mut().set_region(region.clone());
+        peer.forget_senders();
         let role = peer.role();
         self.host.on_region_changed(&region, RegionChangeEvent::Create, role);
         self.start_snapshot(region_id);
@@ -175,37 +175,18 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         (peer.handed_index, peer.reported_index) = (index, index);
         let batch = LogBatch { ops: vec![LogOp::PendingSnapshot { region_id, snapshot: None }] };
         self.effects.push(Effect::WriteLog(LogWrite { batch, sync: true, answer: None }));
-        self.start_applier(region_id);
+        self.register_applier(region_id).expect("the term of the truncated entry is known");
+        if let Some(peer) = self.peers.get_mut(&region_id) {
+            let deferred = std::mem::take(&mut peer.deferred_entries);
+            peer.apply(deferred, &mut self.effects);
+        }
         self.dirty.insert(region_id);
     }
 
-    /// Registers a new applier and hands it what was committed while the snapshot was being applied.
-    fn start_applier(&mut self, region_id: u64) {
-        let Some(peer) = self.peers.get_mut(&region_id) else {
-            return;
-        };
-        let storage = peer.storage();
-        let truncated = storage.apply_state().get_truncated_state();
-        let applier = crate::store::apply::Applier::new(
-            peer.tag(),
-            peer.region().clone(),
-            storage.apply_state().clone(),
-            truncated.get_term(),
-        );
-        self.effects.applier(ApplierEffect::Register(Box::new(applier)));
-        let deferred = std::mem::take(&mut peer.deferred_entries);
-        peer.apply(deferred, &mut self.effects);
-    }
-
     /// After a restart: the peer has accepted `snapshot`, and whether its data is in the engine is unknown.
-    pub(super) fn resume_snapshot(&mut self, region_id: u64, snapshot: &[u8], before: Option<Region>) -> Result<()> {
-        let raw: eraftpb::Snapshot = kvproto::decode(snapshot).map_err(|source| crate::Error::Malformed {
-            what: "pending snapshot",
-            region_id,
-            source,
-        })?;
-        let snapshot = Snapshot::parse(region_id, &raw)?;
+    pub(super) fn resume_snapshot(&mut self, snapshot: Snapshot, before: Option<Region>) -> Result<()> {
         let (region, key) = (snapshot.region().clone(), snapshot.key());
+        let region_id = region.get_id();
         let meta = self.own_peer(&region)?;
         let raft_state = self.log.raft_state(region_id)?.unwrap_or_default();
         let apply_state = apply_state_at(key.idx, key.term);
@@ -226,4 +207,14 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             self.dirty.insert(region_id);
         }
     }
+}
+
+/// The snapshot as the log keeps it while it is being applied.
+pub(super) fn parse_pending_snapshot(region_id: u64, raw: &[u8]) -> Result<Snapshot> {
+    let raw: eraftpb::Snapshot = kvproto::decode(raw).map_err(|source| crate::Error::Malformed {
+        what: "pending snapshot",
+        region_id,
+        source,
+    })?;
+    Snapshot::parse(region_id, &raw)
 }

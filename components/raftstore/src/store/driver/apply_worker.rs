@@ -103,13 +103,15 @@ impl<E: KvEngine> ApplyWorker<E> {
             }
             ApplierEffect::Apply { tag, entries } => {
                 if let Some(applier) = applier_of(&mut self.appliers, tag) {
-                    match applier.apply(&entries, &mut self.batch, &self.host) {
-                        Ok(outcome) => self.outcomes.push(outcome),
+                    let outcome = match applier.apply(&entries, &mut self.batch, &self.host) {
+                        Ok(outcome) => outcome,
                         Err(error) => fatal("cannot apply a committed entry", &error),
+                    };
+                    let write_now = outcome.write_now || self.batch.size_bytes() >= BATCH_SIZE_BYTES_MAX;
+                    self.outcomes.push(outcome);
+                    if write_now {
+                        self.flush();
                     }
-                }
-                if self.batch.size_bytes() >= BATCH_SIZE_BYTES_MAX {
-                    self.flush();
                 }
             }
             ApplierEffect::GenerateSnapshot { tag } => {

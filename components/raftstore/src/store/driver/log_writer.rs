@@ -6,7 +6,7 @@ use crossbeam_channel::Receiver;
 use engine_traits::{KvEngine, LogBatch, LogStore};
 
 use super::{StoreHandle, fatal};
-use crate::store::core::{Input, LogWrite};
+use crate::store::core::LogWrite;
 
 /// Writes that are merged into one. One sync serves them all.
 const MERGE_MAX: usize = 1024;
@@ -29,8 +29,8 @@ pub(super) fn spawn<E: KvEngine, L: LogStore>(
             if let Err(error) = log.write(batch, sync) {
                 fatal("cannot write the Raft log", &error);
             }
-            for (tag, ready) in answers {
-                if store.input(Input::Persisted { tag, ready }).is_err() {
+            for answer in answers {
+                if store.input(answer).is_err() {
                     return; // The store is stopped.
                 }
             }

@@ -185,11 +185,21 @@ impl<E: KvEngine> StoreThreads<E> {
         transport: T,
         host: CoprocessorHost<E>,
     ) -> Result<Self> {
+        host.start();
+        Self::start_threads(inbox, &config, kv, log, transport, &host).inspect_err(|_| host.shutdown())
+    }
+
+    fn start_threads<L: LogStore, T: Transport + 'static>(
+        inbox: StoreInbox<E>,
+        config: &Config,
+        kv: E,
+        log: L,
+        transport: T,
+        host: &CoprocessorHost<E>,
+    ) -> Result<Self> {
         let StoreInbox { handle, receiver } = inbox;
         let store_id = handle.store_id;
-        host.start();
         let core = Store::load(store_id, config.clone(), host.clone(), &kv, log.clone())?;
-
         let (log_sender, log_receiver) = unbounded();
         let generator = tikv_util::worker::Builder::new(format!("snap-generator-{store_id}"))
             .start(SnapshotGenerator { store: handle.clone() })
@@ -200,10 +210,10 @@ impl<E: KvEngine> StoreThreads<E> {
         let outlets = Outlets {
             log: log_sender,
             log_writer: log_writer::spawn(log, log_receiver, handle.clone()).map_err(thread_error)?,
-            appliers: ApplyWorkers::spawn(APPLY_THREADS, &kv, &host, &handle, generator).map_err(thread_error)?,
+            appliers: ApplyWorkers::spawn(APPLY_THREADS, &kv, host, &handle, generator).map_err(thread_error)?,
             snapshot_applier,
         };
-        let thread = StoreThread::new(core, config, kv, transport, host, outlets, handle.clone());
+        let thread = StoreThread::new(core, config, kv, transport, host.clone(), outlets, handle.clone());
         let store = std::thread::Builder::new()
             .name(format!("store-{store_id}"))
             .spawn(move || thread.run(&receiver))

@@ -41,7 +41,7 @@ pub(super) struct StoreThread<E: KvEngine, L: LogStore, T> {
 impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
     pub(super) fn new(
         core: Store<E, L>,
-        config: Config,
+        config: &Config,
         kv: E,
         transport: T,
         host: CoprocessorHost<E>,

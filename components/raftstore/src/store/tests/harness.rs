@@ -83,7 +83,11 @@ impl RegionChangeObserver for Recorder {
 
 impl RoleObserver for Recorder {
     fn on_role_change(&self, _ctx: &mut ObserverContext<'_>, change: &RoleChange) {
-        self.add(format!("role {:?} initialized={}", change.state, change.initialized));
+        let transferee = match change.prev_lead_transferee {
+            0 => String::new(),
+            peer_id => format!(" transferee={peer_id}"),
+        };
+        self.add(format!("role {:?} initialized={}{transferee}", change.state, change.initialized));
     }
 }
 
@@ -319,8 +323,8 @@ impl Harness {
 
     fn write_log(&mut self, store_id: u64, write: LogWrite) {
         self.node(store_id).log.write(write.batch, write.sync).unwrap();
-        if let Some((tag, ready)) = write.answer {
-            self.core(store_id).handle(Input::Persisted { tag, ready });
+        if let Some(answer) = write.answer {
+            self.core(store_id).handle(answer);
         }
     }
 
@@ -357,12 +361,41 @@ impl Harness {
         self.core(store_id).handle(input);
     }
 
+    /// Number of log writes that are held.
+    pub(super) fn held_writes(&mut self, store_id: u64) -> usize {
+        self.node(store_id).held_writes.len()
+    }
+
+    /// Makes the oldest log write that is held durable.
+    pub(super) fn release_log_write(&mut self, store_id: u64) {
+        let write = self.node(store_id).held_writes.pop_front().expect("a log write is held");
+        self.write_log(store_id, write);
+        self.carry_out(store_id);
+    }
+
+    /// Takes two inputs in before their effects are carried out.
+    pub(super) fn input_both(&mut self, store_id: u64, first: Input, second: Input) {
+        self.core(store_id).handle(first);
+        self.core(store_id).handle(second);
+        self.carry_out(store_id);
+    }
+
     pub(super) fn release_log(&mut self, store_id: u64) {
         self.node(store_id).hold_log = false;
         while let Some(write) = self.node(store_id).held_writes.pop_front() {
             self.write_log(store_id, write);
         }
         self.carry_out(store_id);
+    }
+
+    /// The store is killed after its applier has applied what is held, and before it destroys anything.
+    pub(super) fn restart_before_destroy(&mut self, store_id: u64) {
+        while let Some(effect) = self.node(store_id).held_applies.pop_front() {
+            if !matches!(effect, ApplierEffect::Destroy { .. }) {
+                self.apply(store_id, effect);
+            }
+        }
+        self.restart(store_id);
     }
 
     pub(super) fn release_applies(&mut self, store_id: u64) {

@@ -103,18 +103,19 @@ fn snapshot_message(harness: &mut Harness, from: u64, to: u64) -> RaftMessage {
     harness.cut_off = vec![to];
     harness.must_put(from, b"ahead", b"1");
     harness.cut_off.clear();
+    let to_peer = harness.status(to).unwrap().peer_id;
     let status = harness.status(from).unwrap();
     let data = crate::store::Snapshot::generate(&harness.node(from).kv.snapshot(), &status.region).unwrap();
     let snapshot = crate::store::snapshot::raft_snapshot(data, &status.region, status.applied_index, status.term);
     let mut message = RaftMessage::default();
     message.set_region_id(REGION_ID);
     message.set_from_peer(new_peer(from, 100 + from));
-    message.set_to_peer(new_peer(to, 100 + to));
+    message.set_to_peer(new_peer(to, to_peer));
     message.set_region_epoch(status.region.get_region_epoch().clone());
     let raft = message.mut_message();
     raft.set_msg_type(MessageType::MsgSnapshot);
     raft.set_from(100 + from);
-    raft.set_to(100 + to);
+    raft.set_to(to_peer);
     raft.set_term(status.term);
     raft.set_snapshot(snapshot);
     message
@@ -266,7 +267,8 @@ fn power_failure_between_tombstone_and_log_cleaning_leaves_no_old_log() {
     harness.tick_until("peer 103 to be gone", |harness| harness.status(3).is_none());
     harness.power_failure();
     assert!(harness.status(3).is_none());
-    assert_eq!(harness.node(3).log.regions().unwrap(), [0u64; 0]);
+    let last_index = harness.node(3).log.raft_state(REGION_ID).unwrap().unwrap().get_last_index();
+    assert_eq!(harness.node(3).log.entry(REGION_ID, last_index).unwrap(), None);
 }
 
 #[test]
@@ -283,7 +285,7 @@ fn malformed_messages_create_nothing_and_break_nothing() {
         message.mut_message().set_term(6);
         message
     };
-    let broken: [fn(&mut RaftMessage); 9] = [
+    let broken: [fn(&mut RaftMessage); 11] = [
         |message| message.set_region_id(0),
         |message| message.clear_to_peer(),
         |message| message.clear_from_peer(),
@@ -291,6 +293,8 @@ fn malformed_messages_create_nothing_and_break_nothing() {
         |message| message.mut_to_peer().set_store_id(5),
         |message| message.mut_message().set_msg_type(MessageType::MsgAppend),
         |message| message.mut_message().set_term(0),
+        |message| message.mut_message().set_msg_type(MessageType::MsgPropose),
+        |message| message.mut_message().set_msg_type(MessageType::MsgReadIndex),
         |message| message.set_is_tombstone(true),
         |message| message.mut_extra_msg().set_index(1),
     ];
@@ -303,4 +307,190 @@ fn malformed_messages_create_nothing_and_break_nothing() {
     assert!(harness.status(1).unwrap().is_leader());
     harness.input(1, Input::RaftMessage(Box::new(sound())));
     assert_eq!(harness.peers(1), 2);
+}
+
+#[test]
+fn leader_that_forgot_how_much_was_committed_learns_it_from_what_is_applied() {
+    let mut harness = Harness::new(&[1]);
+    harness.elect(1);
+    harness.must_put(1, b"a", b"1");
+    // As another region's snapshot on the same store does; the log has not synced its commit index.
+    engine_traits::KvEngine::sync(&harness.node(1).kv).unwrap();
+    harness.power_failure();
+    harness.elect(1);
+
+    // The same for a store that is killed while the log writer is behind.
+    harness.node(1).hold_log = true;
+    harness.command(1, super::harness::put(b"b", b"2"));
+    harness.release_log_write(1);
+    assert!(harness.get(1, b"b").is_some() && harness.held_writes(1) > 0);
+    harness.restart(1);
+    harness.elect(1);
+    harness.must_put(1, b"c", b"3");
+}
+
+#[test]
+fn vote_of_an_uninitialized_peer_survives_a_restart_also_behind_a_tombstone() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 103));
+    harness.tick_until("peer 103 to be gone", |harness| harness.status(3).is_none());
+    harness.lost_types = vec![MessageType::MsgSnapshot];
+    harness.must_change_peer(1, ConfChangeType::AddNode, new_peer(3, 203));
+    harness.tick_until("peer 203", |harness| harness.status(3).is_some());
+    let epoch = harness.status(1).unwrap().region.get_region_epoch().clone();
+    let grants = |harness: &mut Harness, store_id: u64| {
+        harness.network.clear();
+        let mut message = vote_request(store_id, 203, 50);
+        message.set_region_epoch(epoch.clone());
+        harness.input(3, Input::RaftMessage(Box::new(message)));
+        harness.network.iter().any(|message| {
+            let message = message.get_message();
+            message.get_msg_type() == MessageType::MsgRequestVoteResponse && !message.get_reject()
+        })
+    };
+    assert!(grants(&mut harness, 1));
+    harness.restart(3);
+    assert!(!grants(&mut harness, 2), "it has voted for the peer on store 1 in this term");
+    assert!(grants(&mut harness, 1), "again");
+}
+
+/// A request of the peer on `store_id` for the vote of peer `to` on store 3, at once, as in a leader transfer.
+fn vote_request(store_id: u64, to: u64, term: u64) -> RaftMessage {
+    let mut message = RaftMessage::default();
+    message.set_region_id(REGION_ID);
+    message.set_from_peer(new_peer(store_id, 100 + store_id));
+    message.set_to_peer(new_peer(3, to));
+    message.mut_region_epoch().set_conf_ver(3);
+    message.mut_region_epoch().set_version(1);
+    let raft = message.mut_message();
+    raft.set_msg_type(MessageType::MsgRequestVote);
+    raft.set_from(100 + store_id);
+    raft.set_to(to);
+    raft.set_term(term);
+    raft.set_index(100);
+    raft.set_log_term(term - 1);
+    raft.set_context(b"CampaignTransfer".to_vec().into());
+    message
+}
+
+#[test]
+fn vote_waits_for_its_own_write_not_for_one_of_an_earlier_incarnation() {
+    let mut harness = Harness::new(&[1, 2]);
+    harness.elect(1);
+    harness.lost_types = vec![MessageType::MsgSnapshot];
+    harness.node(3).hold_log = true;
+    harness.must_change_peer(1, ConfChangeType::AddNode, new_peer(3, 203));
+    harness.tick_until("a peer with a write under way", |harness| harness.held_writes(3) > 0);
+    let mut tombstone = vote_request(1, 203, 50);
+    tombstone.clear_message();
+    tombstone.set_is_tombstone(true);
+    harness.input(3, Input::RaftMessage(Box::new(tombstone)));
+    harness.network.clear();
+    harness.input(3, Input::RaftMessage(Box::new(vote_request(1, 203, 50))));
+    while harness.held_writes(3) > 1 {
+        harness.release_log_write(3);
+    }
+    assert!(harness.network.is_empty(), "a vote left before it was written");
+    harness.release_log(3);
+    harness.input(3, Input::RaftMessage(Box::new(vote_request(1, 203, 50))));
+    assert!(harness.status(3).is_some() && !harness.network.is_empty());
+}
+
+#[test]
+fn destroyed_peer_does_not_come_back_from_its_pending_snapshot() {
+    let mut harness = with_accepted_snapshot();
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 1003));
+    harness.tick();
+    harness.node(3).hold_log = true;
+    harness.install_snapshot(3);
+    assert!(harness.status(3).is_none());
+    harness.power_failure();
+    assert!(harness.status(3).is_none());
+    harness.restart(3);
+    harness.elect(1);
+    harness.must_change_peer(1, ConfChangeType::AddLearnerNode, new_peer(3, 2003));
+    catch_up(&mut harness, b"k");
+}
+
+#[test]
+fn snapshot_of_a_successor_is_resumed_although_there_is_a_tombstone() {
+    let mut harness = Harness::new(&[1, 3]);
+    harness.elect(1);
+    harness.must_put(1, b"k", b"v");
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 103));
+    harness.tick_until("peer 103 to be gone", |harness| harness.status(3).is_none());
+    harness.must_change_peer(1, ConfChangeType::AddLearnerNode, new_peer(3, 203));
+    harness.tick_until("an accepted snapshot", |harness| !harness.node(3).snapshots.is_empty());
+    harness.power_failure();
+    assert!(harness.status(3).unwrap().applying_snapshot);
+    harness.install_snapshot(3);
+    assert_eq!(harness.get(3, b"k").unwrap(), b"v");
+}
+
+#[test]
+fn peer_does_not_campaign_before_its_snapshot_is_installed() {
+    let mut harness = Harness::new(&[1]);
+    harness.elect(1);
+    harness.must_put(1, b"k", b"v");
+    harness.must_change_peer(1, ConfChangeType::AddNode, new_peer(3, 1003));
+    harness.tick_until("an accepted snapshot", |harness| !harness.node(3).snapshots.is_empty());
+    harness.cut_off = vec![1];
+    for _ in 0..30 {
+        harness.tick();
+    }
+    let mut timeout_now = vote_request(1, 1003, harness.status(3).unwrap().term);
+    timeout_now.mut_message().set_msg_type(MessageType::MsgTimeoutNow);
+    harness.input(3, Input::RaftMessage(Box::new(timeout_now)));
+    harness.cut_off.clear();
+    catch_up(&mut harness, b"k");
+}
+
+#[test]
+fn older_snapshot_behind_a_newer_one_is_refused() {
+    let mut harness = with_uninitialized_peer();
+    let older = snapshot_message(&mut harness, 1, 3);
+    let newer = snapshot_message(&mut harness, 1, 3);
+    let newest = newer.get_message().get_snapshot().get_metadata().get_index();
+    assert!(older.get_message().get_snapshot().get_metadata().get_index() < newest);
+    let input = |message| Input::RaftMessage(Box::new(message));
+    harness.input_both(3, input(newer), input(older));
+    harness.install_snapshot(3);
+    assert_eq!(harness.status(3).unwrap().applied_index, newest);
+}
+
+#[test]
+fn successor_is_not_locked_out_by_what_its_predecessor_is_told() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    harness.must_put(1, b"k", b"v");
+    harness.cut_off = vec![3];
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 103));
+    harness.must_change_peer(1, ConfChangeType::AddLearnerNode, new_peer(3, 203));
+    // The old peer campaigns before the new one's leader is heard.
+    harness.network.clear();
+    while harness.network.is_empty() {
+        harness.input(3, Input::Tick);
+    }
+    harness.cut_off.clear();
+    harness.settle();
+    harness.tick_until("peer 203", |harness| harness.status(3).is_some_and(|status| status.peer_id == 203));
+    catch_up(&mut harness, b"k");
+}
+
+#[test]
+fn data_of_a_removed_peer_is_deleted_also_when_the_store_is_killed_before() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    harness.must_put(1, b"k", b"v");
+    harness.tick();
+    assert!(harness.get(3, b"k").is_some());
+    harness.node(3).hold_applies = true;
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 103));
+    harness.tick();
+    harness.restart_before_destroy(3);
+    assert!(harness.status(3).is_none());
+    assert_eq!(harness.get(3, b"k"), None);
+    harness.must_change_peer(1, ConfChangeType::AddNode, new_peer(3, 203));
+    catch_up(&mut harness, b"k");
 }

@@ -149,3 +149,28 @@ fn apply_state_is_written_with_what_it_counts() {
     let on_disk = crate::store::local_state::load_apply_state(&harness.node(1).kv, super::harness::REGION_ID);
     assert_eq!(on_disk.unwrap().unwrap().get_applied_index(), applied);
 }
+
+#[test]
+fn single_voter_sends_nothing_of_a_term_that_it_may_forget() {
+    let mut harness = Harness::new(&[1]);
+    harness.elect(1);
+    harness.must_change_peer(1, raft::eraftpb::ConfChangeType::AddLearnerNode, crate::store::new_peer(3, 1003));
+    harness.tick_until("a learner", |harness| !harness.node(3).snapshots.is_empty());
+    harness.install_snapshot(3);
+    harness.restart(1);
+    harness.node(1).hold_log = true;
+    harness.elect(1);
+    harness.command(1, put(b"x", b"first"));
+    for _ in 0..5 {
+        harness.tick();
+    }
+    // Nothing of that term reached the disk, so it is led once more.
+    harness.restart(1);
+    harness.elect(1);
+    harness.must_put(1, b"x", b"second");
+    for _ in 0..20 {
+        harness.tick();
+    }
+    assert_eq!(harness.get(1, b"x").unwrap(), b"second");
+    assert_eq!(harness.get(3, b"x").unwrap(), b"second");
+}

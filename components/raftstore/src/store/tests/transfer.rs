@@ -23,7 +23,10 @@ fn observers_are_asked_on_both_sides_and_their_context_travels() {
     harness.command(1, transfer_leader(new_peer(2, 102)));
     harness.settle();
     harness.tick_until("store 2 to lead", |harness| harness.status(2).unwrap().is_leader());
-    assert_eq!(harness.node(1).recorder.take()[0], "pre_transfer_leader");
+    harness.settle();
+    let lines = harness.node(1).recorder.take();
+    assert_eq!(lines[0], "pre_transfer_leader");
+    assert!(lines.contains(&"role Follower initialized=true transferee=102".to_owned()), "{lines:?}");
     let lines = harness.node(2).recorder.take();
     assert!(lines.contains(&"pre_ack_transfer_leader carries=true ready=true".to_owned()), "{lines:?}");
 }

@@ -269,22 +269,3 @@ fn only_log_file(dir: &TempDir) -> PathBuf {
     assert_eq!(logs.len(), 1);
     logs.into_iter().next().unwrap()
 }
-
-/// Alone in its process, as nextest runs tests: failpoints are process-wide.
-#[cfg(feature = "failpoints")]
-#[test]
-fn a_failed_write_poisons() {
-    let dir = TempDir::new().unwrap();
-    let store = open(&dir);
-    write(&store, vec![state(1, 1)]);
-    let scenario = fail::FailScenario::setup();
-    fail::cfg("raft_log_engine::write::error", "1*return").unwrap();
-    let batch = || LogBatch { ops: vec![state(1, 2)] };
-    assert!(matches!(store.write(batch(), false), Err(Error::Engine { operation: "write", .. })));
-    scenario.teardown();
-    assert!(matches!(store.write(batch(), false), Err(Error::Poisoned { operation: "write" })));
-    assert!(matches!(store.purge(), Err(Error::Poisoned { operation: "write" })));
-    assert_eq!(store.raft_state(1).unwrap().unwrap().get_last_index(), 1);
-    drop(store);
-    write(&open(&dir), vec![state(1, 2)]);
-}

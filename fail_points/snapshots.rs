@@ -8,7 +8,7 @@ use test_raftstore::{REGION_ID, first_peer_id, wait};
 
 use crate::{
     set,
-    support::{Preloading, drop_appends_to, put, snapshot_message},
+    support::{Preloading, put, snapshot_message},
 };
 
 fn initialized(preloading: &Preloading) -> bool {
@@ -82,16 +82,7 @@ fn peer_is_destroyed_between_initialized_and_applied() {
 
 /// A region that is cached on a follower gets a snapshot, and `pause` says where the snapshot stops for a while.
 fn snapshot_under_a_cached_region(pause: &str) {
-    let preloading = Preloading::start(&[1, 2, 3], Config::default());
-    preloading.cluster.must_transfer_leader(REGION_ID, 1);
-    put(&preloading.cluster, b"k", b"old");
-    preloading.cluster.wait_for_value(3, b"k", b"old");
-    preloading.request(&new_peer(3, first_peer_id(3)));
-    preloading.wait_for_answers(&["warm"]);
-    preloading.cluster.network().add_filter(drop_appends_to(3));
-    put(&preloading.cluster, b"k", b"new");
-    preloading.cluster.wait_for_value(1, b"k", b"new");
-
+    let preloading = Preloading::start_with_a_cached_region_that_falls_behind();
     let paused = set(pause, "pause");
     preloading.cluster.network().deliver(snapshot_message(&preloading.cluster, 3)).unwrap();
     let applying = || preloading.cluster.status(3, REGION_ID).is_some_and(|status| status.applying_snapshot);

@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn each_missing_part_is_told() {
-        let broken: [(Reason, fn(&mut Region)); 7] = [
+        type Break = fn(&mut Region);
+        let broken: [(Reason, Break); 7] = [
             (Reason::NoPeers, |region| region.mut_peers().clear()),
             (Reason::ZeroId, |region| region.set_id(0)),
             (Reason::ZeroConfVer, |region| region.mut_region_epoch().set_conf_ver(0)),

@@ -7,7 +7,7 @@ use raft::eraftpb::ConfChangeType;
 use raftstore::store::new_peer;
 use test_raftstore::{REGION_ID, first_peer_id, wait};
 
-use crate::support::{Preloading, drop_appends_to, preload_request, put, snapshot_message};
+use crate::support::{Preloading, preload_request, put, snapshot_message};
 
 #[test]
 fn request_to_an_uninitialized_peer_is_answered_parked_and_makes_leadership_arrive_warm() {
@@ -88,17 +88,8 @@ fn store_that_restarts_with_an_uninitialized_peer_and_a_parked_request_is_warmed
 
 #[test]
 fn snapshot_that_follows_a_forwarded_preload_evicts_and_the_region_is_warmed_again() {
-    let preloading = Preloading::start(&[1, 2, 3], Config::default());
-    preloading.cluster.must_transfer_leader(REGION_ID, 1);
-    put(&preloading.cluster, b"k", b"old");
-    preloading.cluster.wait_for_value(3, b"k", b"old");
-    preloading.request(&new_peer(3, first_peer_id(3)));
-    preloading.wait_for_answers(&["warm"]);
-
-    // Store 3 falls behind, and is brought up to date by a snapshot: its disk changes under the cache.
-    preloading.cluster.network().add_filter(drop_appends_to(3));
-    put(&preloading.cluster, b"k", b"new");
-    preloading.cluster.wait_for_value(1, b"k", b"new");
+    let preloading = Preloading::start_with_a_cached_region_that_falls_behind();
+    // A snapshot brings store 3 up to date: its disk changes under the cache.
     let snapshot = snapshot_message(&preloading.cluster, 3);
     // Somebody still wants the region warm.
     preloading.request(&new_peer(3, first_peer_id(3)));

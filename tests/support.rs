@@ -70,6 +70,21 @@ impl Preloading {
         });
     }
 
+    /// Three stores with the region on each: store 1 leads, store 3 has it cached with `k` = `old`, and does not hear
+    /// that it is `new` by now. Answers so far: one, "warm".
+    pub(crate) fn start_with_a_cached_region_that_falls_behind() -> Self {
+        let preloading = Self::start(&[1, 2, 3], Config::default());
+        preloading.cluster.must_transfer_leader(REGION_ID, 1);
+        put(&preloading.cluster, b"k", b"old");
+        preloading.cluster.wait_for_value(3, b"k", b"old");
+        preloading.request(&new_peer(3, first_peer_id(3)));
+        preloading.wait_for_answers(&["warm"]);
+        preloading.cluster.network().add_filter(drop_appends_to(3));
+        put(&preloading.cluster, b"k", b"new");
+        preloading.cluster.wait_for_value(1, b"k", b"new");
+        preloading
+    }
+
     /// Sends a preload request from the region's leader to `to`.
     pub(crate) fn request(&self, to: &Peer) {
         let leader = self.cluster.wait_for_leader(REGION_ID);

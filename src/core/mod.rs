@@ -12,8 +12,7 @@
 //! 4. [`Core::next_due`] tells when there is something to do again even if nothing happens.
 //!
 //! **Invariants.**
-//! - I1: a load or a probe is for an [`InitializedRegion`](crate::initialized_region::InitializedRegion), on which no
-//!   snapshot is known to be under way.
+//! - I1: a load or a probe is for an [`InitializedRegion`], on which no snapshot is known to be under way.
 //! - I3: each request that is accepted is answered, with exactly one final answer (`intents.rs`, `verdict.rs`).
 //! - I4: what is wanted ends warm, expired, rejected, with its peer, or withdrawn; nothing is wanted for ever but pinned
 //!   ranges.

@@ -14,7 +14,8 @@ use crate::{
 
 #[test]
 fn malformed_requests_are_told_so_when_somebody_can_be_told() {
-    let broken: [(Malformed, fn(&mut RaftMessage)); 7] = [
+    type Break = fn(&mut RaftMessage);
+    let broken: [(Malformed, Break); 7] = [
         (Malformed::ZeroRegionId, |m| m.set_region_id(0)),
         (Malformed::NoSender, |m| m.clear_from_peer()),
         (Malformed::NoSender, |m| m.mut_from_peer().set_store_id(0)),

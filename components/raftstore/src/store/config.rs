@@ -18,6 +18,10 @@ pub struct Config {
     pub raft_heartbeat_ticks: usize,
     /// Ticks without a leader after which a follower may campaign; more than `raft-heartbeat-ticks`. Default 10.
     pub raft_election_timeout_ticks: usize,
+    /// Election timeouts are drawn from this many ticks on and below twice as many. When set, each is exactly so many
+    /// ticks instead: a simulation gives every store another number, because raft-rs draws from the thread's own
+    /// randomness. At least `raft-election-timeout-ticks`. Default none.
+    pub raft_exact_election_timeout_ticks: Option<usize>,
     /// Entries in one append message together have at most this size, unless a single one exceeds it. Default 1 MiB.
     pub raft_max_size_per_msg: ReadableSize,
     /// Append messages that a leader sends to a follower without waiting for an answer; at least 1. Default 256.
@@ -37,6 +41,7 @@ impl Default for Config {
             raft_base_tick_interval: ReadableDuration::millis(100),
             raft_heartbeat_ticks: 2,
             raft_election_timeout_ticks: 10,
+            raft_exact_election_timeout_ticks: None,
             raft_max_size_per_msg: ReadableSize::mb(1),
             raft_max_inflight_msgs: 256,
             raft_entry_max_size: ReadableSize::mb(8),
@@ -73,6 +78,14 @@ impl Config {
             election.to_string(),
             format!("more than raft-heartbeat-ticks = {heartbeat}"),
         )?;
+        if let Some(exact) = self.raft_exact_election_timeout_ticks {
+            check(
+                exact >= election,
+                "raft-exact-election-timeout-ticks",
+                exact.to_string(),
+                format!("at least raft-election-timeout-ticks = {election}"),
+            )?;
+        }
         let inflight = self.raft_max_inflight_msgs;
         check(inflight >= 1, "raft-max-inflight-msgs", inflight.to_string(), "at least 1".into())?;
         let entry = self.raft_entry_max_size;
@@ -89,8 +102,13 @@ impl Config {
     }
 
     pub(crate) fn raft_config(&self, peer_id: u64, applied: u64) -> raft::Config {
+        // 0 stands for raft-rs's own range.
+        let (min_election_tick, max_election_tick) =
+            self.raft_exact_election_timeout_ticks.map_or((0, 0), |exact| (exact, exact + 1));
         raft::Config {
             id: peer_id,
+            min_election_tick,
+            max_election_tick,
             election_tick: self.raft_election_timeout_ticks,
             heartbeat_tick: self.raft_heartbeat_ticks,
             applied,

@@ -16,7 +16,7 @@ use crate::{Result, coprocessor::CoprocessorHost};
 ///
 /// # Errors
 /// When the engine fails: the store has to stop.
-pub(crate) fn install_snapshot<E: KvEngine>(kv: &E, host: &CoprocessorHost<E>, task: &ApplySnapshot) -> Result<()> {
+pub fn install_snapshot<E: KvEngine>(kv: &E, host: &CoprocessorHost<E>, task: &ApplySnapshot) -> Result<()> {
     let (snapshot, peer_id) = (&*task.snapshot, task.tag.peer_id);
     let (region, key) = (snapshot.region(), snapshot.key());
     host.pre_apply_snapshot(region, peer_id, &key, Some(snapshot));
@@ -41,7 +41,7 @@ pub(crate) fn install_snapshot<E: KvEngine>(kv: &E, host: &CoprocessorHost<E>, t
 ///
 /// # Errors
 /// When the engine fails: the store has to stop.
-pub(crate) fn destroy<E: KvEngine>(kv: &E, region: &Region) -> Result<()> {
+pub fn destroy<E: KvEngine>(kv: &E, region: &Region) -> Result<()> {
     if !is_initialized(region) {
         return Ok(());
     }

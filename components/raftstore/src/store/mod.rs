@@ -9,7 +9,7 @@
 pub mod apply;
 mod config;
 pub mod core;
-mod data;
+pub mod data;
 mod driver;
 pub mod local_state;
 pub mod region;

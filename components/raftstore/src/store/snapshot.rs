@@ -42,7 +42,7 @@ pub struct Snapshot {
 }
 
 /// The Raft snapshot of `region` at `index`, which was written in `term`, with what [`Snapshot::generate`] made of it.
-pub(crate) fn raft_snapshot(data: Vec<u8>, region: &Region, index: u64, term: u64) -> eraftpb::Snapshot {
+pub fn raft_snapshot(data: Vec<u8>, region: &Region, index: u64, term: u64) -> eraftpb::Snapshot {
     let mut snapshot = eraftpb::Snapshot::default();
     snapshot.set_data(data.into());
     let metadata = snapshot.mut_metadata();

@@ -103,8 +103,13 @@ impl PreloadObserver {
         Self { handle: Arc::new(Handle { shared, driver, worker }) }
     }
 
-    /// Registers all observers. The plugin does not depend on being called before or after others; with a small
-    /// `priority`, an observer that sets `bypass` or drops messages does not hide them from it.
+    /// Registers all observers, with a `priority` that has them called after those of the cache engine (100 in TiKV):
+    /// equal or greater, and registered later.
+    ///
+    /// The cache engine evicts in the same hooks that tell the plugin to forget what it saw. Called before it, the
+    /// plugin may look at the cache in between, and believe until its next probe that the region is warm: a transfer may
+    /// be acknowledged cold, and a request be told "warm" too early. What is loaded and read stays correct either way.
+    /// No observer before it may set `bypass` or drop messages, since that hides them from the plugin.
     pub fn register<E: KvEngine>(&self, host: &mut CoprocessorHost<E>, priority: u32) {
         let registry = &mut host.registry;
         registry.register_raft_message_observer(priority, BoxRaftMessageObserver::new(self.clone()));

@@ -44,7 +44,7 @@ impl Core {
         }
         let void_at = now.saturating_add(self.config.snapshot_announce_timeout);
         let Some(entry) = self.entry_for(region.get_id(), metadata.as_ref().ok()) else { return };
-        let effect = entry.life.metadata(metadata, change, void_at).max(entry.set_leader(is_leader));
+        let effect = entry.life.metadata(metadata, change, void_at).max(entry.life.lead(is_leader));
         self.affected(region.get_id(), effect, now);
     }
 
@@ -56,12 +56,15 @@ impl Core {
         }
         let metadata = InitializedRegion::on_store(region, self.store_id);
         let Some(entry) = self.entry_for(region_id, metadata.as_ref().ok()) else { return };
-        let mut effect = entry.set_leader(role.is_leader);
+        // The cache evicts the region whenever a peer becomes a follower, also one that was a follower of another leader.
+        // What was seen before would make the next leader's offer look warm (tikv/tikv#18453).
+        let mut effect = if role.is_leader { Effect::Unchanged } else { Effect::DataChanged };
+        entry.life.is_leader = role.is_leader;
         if !role.is_initialized {
             entry.life.uninitialized(role.peer_id);
         } else if entry.life.local().is_none() {
             // Its `Create` was missed, say because the table was full.
-            effect = entry.life.metadata(metadata, MetadataChange::Update, now);
+            effect = effect.max(entry.life.metadata(metadata, MetadataChange::Update, now));
         }
         if entry.hold.is_some_and(|hold| !hold.is_by(role.leader_peer_id)) {
             entry.end_hold();

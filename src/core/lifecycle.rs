@@ -183,6 +183,13 @@ impl Lifecycle {
         if had_same_data && was_merging == is_merging { Effect::Unchanged } else { Effect::DataChanged }
     }
 
+    /// A change of the metadata came with the peer's role. It may tell before the role's own event that the peer stepped
+    /// down, upon which the cache evicts the region.
+    pub(super) fn lead(&mut self, is_leader: bool) -> Effect {
+        let was_leader = std::mem::replace(&mut self.is_leader, is_leader);
+        if was_leader && !is_leader { Effect::DataChanged } else { Effect::Unchanged }
+    }
+
     fn incomplete_metadata(&mut self, error: NotInitialized) -> Effect {
         match (&self.peer, error.reason) {
             (PeerState::Uninitialized { .. }, Reason::NoPeers) => return Effect::Unchanged,

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::{
     action::{Notice, Outbox, Source},
     intents::{Ending, Intent},
-    lifecycle::{Effect, Lifecycle, SnapshotPhase},
+    lifecycle::{Lifecycle, SnapshotPhase},
     transfer::Hold,
     verdict::{Final, Verdict},
     warming::{Goal, Warming},
@@ -59,12 +59,6 @@ impl RegionEntry {
     pub(super) fn end_hold(&mut self) {
         self.hold = None;
         self.intent.offered_until = None;
-    }
-
-    /// Takes note of the role. Stepping down is a change of data: the store evicts the region.
-    pub(super) fn set_leader(&mut self, is_leader: bool) -> Effect {
-        let was_leader = std::mem::replace(&mut self.life.is_leader, is_leader);
-        if was_leader && !is_leader { Effect::DataChanged } else { Effect::Unchanged }
     }
 
     /// Brings everything up to date; returns when to look again.

@@ -106,3 +106,26 @@ fn fault_18453_hold_belongs_to_one_leader_and_term() {
     bench.millis(20);
     assert!(offer(&bench, 7, 72, 8), "warm");
 }
+
+/// What was seen in the cache before the leader changed counts for nothing: the cache evicts the region then.
+#[cfg(feature = "transfer-leader")]
+#[test]
+fn fault_18453_follower_does_not_believe_what_it_saw_under_the_leader_before() {
+    use super::transfers::offer;
+
+    let bench = Bench::new();
+    bench.cache.load_at_once();
+    bench.create(&region(7));
+    bench.receive(&request(7));
+    bench.millis(20);
+    assert_eq!(bench.answers(), [AnswerKind::Warm]);
+    // The leader that asked dies, and peer 73 leads.
+    let mut leader = peer(7, OTHER_STORE);
+    leader.set_id(73);
+    bench.cache.evict(7);
+    bench.role(&region(7), StateRole::Follower, &leader);
+    assert!(!offer(&bench, 7, 73, 6), "cold");
+    bench.millis(20);
+    assert!(offer(&bench, 7, 73, 6), "warm");
+    assert_eq!(bench.cache.loads(), [7, 7]);
+}

@@ -10,21 +10,24 @@
 //! - A command whose epoch does not match the region's is answered with an error and changes nothing, on every replica
 //!   alike.
 
-use engine_traits::{Cf, KEY_BYTES_MAX, KvEngine, WriteBatch};
+mod change_peer;
+mod write;
+
+use engine_traits::{KvEngine, WriteBatch};
 use kvproto::{
-    metapb::{Peer, PeerRole, Region},
-    raft_cmdpb::{
-        AdminCmdType, AdminResponse, ChangePeerRequest, CmdType, RaftCmdRequest, RaftCmdResponse, Request, Response,
-    },
+    metapb::{Peer, Region},
+    raft_cmdpb::{AdminCmdType, RaftCmdRequest, RaftCmdResponse},
     raft_serverpb::{PeerState, RaftApplyState},
 };
 use protobuf::Message;
-use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType};
+use raft::eraftpb::{ConfChange, Entry, EntryType};
+
+pub(crate) use self::write::check_keys;
+use self::write::write;
 
 use super::{
     core::PeerTag,
     local_state::{put_apply_state, put_region_state},
-    region::{contains_key, find_peer, is_learner},
     util::{check_epoch, error_response},
 };
 use crate::{
@@ -210,130 +213,13 @@ impl Applier {
         let mut executed = Executed::default();
         // All or nothing: look at each request before the first one changes anything.
         for request in request.get_requests() {
-            self.check_keys(request)?;
+            check_keys(&self.region, request)?;
         }
         for request in request.get_requests() {
             executed.response.mut_responses().push(write(request, batch)?);
         }
         Ok(executed)
     }
-
-    fn change_peer(&mut self, request: &ChangePeerRequest, conf_change: ConfChange) -> Result<Executed> {
-        let peer = request.get_peer();
-        let mut region = self.region.clone();
-        let position = region.get_peers().iter().position(|p| p.get_id() == peer.get_id());
-        let on_store = find_peer(&region, peer.get_store_id()).cloned();
-        let mut removed_peer = None;
-        match (request.get_change_type(), position) {
-            (ConfChangeType::AddNode, Some(at)) if region.get_peers().get(at).is_some_and(is_learner) => {
-                region.mut_peers()[at].set_role(PeerRole::Voter);
-            }
-            (ConfChangeType::AddNode | ConfChangeType::AddLearnerNode, _) if on_store.is_some() => {
-                return Err(Error::InvalidRequest(format!(
-                    "store {} has a peer of region {} already",
-                    peer.get_store_id(),
-                    region.get_id()
-                )));
-            }
-            (ConfChangeType::AddNode, None) => region.mut_peers().push(with_role(peer, PeerRole::Voter)),
-            (ConfChangeType::AddLearnerNode, None) => region.mut_peers().push(with_role(peer, PeerRole::Learner)),
-            (ConfChangeType::RemoveNode, Some(at)) => removed_peer = Some(region.mut_peers().remove(at)),
-            (change_type, _) => {
-                return Err(Error::InvalidRequest(format!(
-                    "{change_type:?} of peer {} does not fit region {}",
-                    peer.get_id(),
-                    region.get_id()
-                )));
-            }
-        }
-        let conf_ver = region.get_region_epoch().get_conf_ver();
-        region.mut_region_epoch().set_conf_ver(conf_ver + 1);
-        self.removed = removed_peer.as_ref().is_some_and(|peer| peer.get_id() == self.tag.peer_id);
-
-        let mut executed = Executed::default();
-        let mut response = AdminResponse::default();
-        response.set_cmd_type(AdminCmdType::ChangePeer);
-        response.mut_change_peer().set_region(region.clone());
-        executed.response.set_admin_response(response);
-        executed.region_state.pending_remove = self.removed;
-        executed.region_state.modified_region = Some(region.clone());
-        executed.change = Some(Change::Membership { change: conf_change, region, removed_peer });
-        Ok(executed)
-    }
-
-    fn check_keys(&self, request: &Request) -> Result<()> {
-        check_keys(&self.region, request)
-    }
-}
-
-/// Whether all that `request` touches is in `region`, and whether it is a write that this store knows.
-pub(crate) fn check_keys(region: &Region, request: &Request) -> Result<()> {
-    let outside = |key: &[u8]| Error::KeyNotInRegion {
-        key: key.to_vec(),
-        region_id: region.get_id(),
-        region: Box::new(region.clone()),
-    };
-    let (cf, key) = match request.get_cmd_type() {
-        CmdType::Put => (request.get_put().get_cf(), request.get_put().get_key()),
-        CmdType::Delete => (request.get_delete().get_cf(), request.get_delete().get_key()),
-        CmdType::DeleteRange => {
-            let range = request.get_delete_range();
-            let (start, end) = (range.get_start_key(), range.get_end_key());
-            let end_is_inside = if end.is_empty() {
-                region.get_end_key().is_empty()
-            } else {
-                region.get_end_key().is_empty() || end <= region.get_end_key()
-            };
-            if !end_is_inside {
-                return Err(outside(end));
-            }
-            (range.get_cf(), start)
-        }
-        other => return Err(Error::InvalidRequest(format!("{other:?} is not a write"))),
-    };
-    data_cf(cf)?;
-    if key.len() >= KEY_BYTES_MAX {
-        // One byte less than the engine takes: the data prefix is added.
-        return Err(Error::InvalidRequest(format!(
-            "a key of {} bytes; less than {KEY_BYTES_MAX} are allowed",
-            key.len()
-        )));
-    }
-    if contains_key(region, key) { Ok(()) } else { Err(outside(key)) }
-}
-
-fn write(request: &Request, batch: &mut WriteBatch) -> Result<Response> {
-    match request.get_cmd_type() {
-        CmdType::Put => {
-            let put = request.get_put();
-            batch.put(data_cf(put.get_cf())?, &keys::data_key(put.get_key()), put.get_value());
-        }
-        CmdType::Delete => {
-            let delete = request.get_delete();
-            batch.delete(data_cf(delete.get_cf())?, &keys::data_key(delete.get_key()));
-        }
-        CmdType::DeleteRange => {
-            let range = request.get_delete_range();
-            let start = keys::data_key(range.get_start_key());
-            batch.delete_range(data_cf(range.get_cf())?, &start, &keys::data_end_key(range.get_end_key()));
-        }
-        other => return Err(Error::InvalidRequest(format!("{other:?} is not a write"))),
-    }
-    let mut response = Response::default();
-    response.set_cmd_type(request.get_cmd_type());
-    Ok(response)
-}
-
-fn data_cf(name: &str) -> Result<Cf> {
-    Cf::from_name(name)
-        .filter(|cf| Cf::DATA.contains(cf))
-        .ok_or_else(|| Error::InvalidRequest(format!("no column family {name:?} for data")))
-}
-
-fn with_role(peer: &Peer, role: PeerRole) -> Peer {
-    let mut peer = peer.clone();
-    peer.set_role(role);
-    peer
 }
 
 /// The size that `request` has in the log.

@@ -55,8 +55,8 @@ pub struct Config {
     /// 1ms to 10s. Online.
     pub probe_interval: ReadableDuration,
 
-    /// How long to wait before a load that left no trace in the cache is tried again: the first time, doubled each
-    /// time, and spread by half of it so that the regions of a full cache do not come back together.
+    /// How long to wait before a load that was refused or failed is tried again: the first time, doubled each time, and
+    /// spread by half of it so that the regions of a full cache do not come back together.
     ///
     /// Default 50ms: the previous incarnation of a region finishes evicting within that. Range 1ms to
     /// `load-retry-backoff-max`. Online.
@@ -68,10 +68,11 @@ pub struct Config {
     /// 10m. Online.
     pub load_retry_backoff_max: ReadableDuration,
 
-    /// After so many loads in a row that left no trace, the cache is taken to be disabled or full, and the requests for
-    /// the region are told so. Pinned regions go on trying.
+    /// After so many loads in a row that were refused, failed, or were evicted before they were seen to be done, the
+    /// requests for the region are told that the cache does not take it. Pinned regions go on trying.
     ///
-    /// Default 6: with the backoffs above that is after about 3s. Range 1 to 1000. Online.
+    /// Default 6: with the backoffs above that is after one to two seconds when loads are refused at once, which is in
+    /// time to answer before `request-timeout`. Range 1 to 1000. Online.
     pub load_attempts_max: u32,
 
     /// How many requests may wait at once, over all regions; the next one is answered with `server_is_busy`.

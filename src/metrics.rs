@@ -79,7 +79,7 @@ impl Metrics {
             loads: register_int_counter!("tikv_preload_loads_total", "Loads that the cache engine was asked for")?,
             loads_lost: register_int_counter!(
                 "tikv_preload_loads_lost_total",
-                "Loads that left no trace in the cache: refused, failed or evicted at once"
+                "Loads that were refused, failed, or were evicted before they were seen to be done"
             )?,
             warm: register_int_counter_vec!(
                 "tikv_preload_warm_total",

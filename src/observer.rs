@@ -12,9 +12,11 @@
 //!
 //! # A cache engine that is disabled (I7)
 //! The plugin cannot ask an engine whether it is enabled. With `enabled = false` it does nothing but answer
-//! `server_is_busy`. Otherwise it finds out: loads never become visible. Each wanted region then costs a few calls that
-//! the engine ignores, requests are rejected after `load-attempts-max` of them, and a leader transfer is held back for
-//! at most two, which is about the tenth of a second, and only when the leader says that the region is warm there.
+//! `server_is_busy`. Otherwise it finds out: loads never become visible. Each region that is asked for then costs a few
+//! calls that the engine ignores, and its requests are rejected after `load-attempts-max` of them; a pinned region goes on
+//! costing one every `load-retry-backoff-max`. A leader transfer is held back until two loads were lost, about a tenth
+//! of a second with the default intervals, and from then on until the store asks again, which it does on its ticks. It
+//! is held back at all only when its leader says that the region is warm there, or has a request that waits here.
 
 use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
 

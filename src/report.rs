@@ -86,7 +86,7 @@ fn log(notice: &Notice) {
             debug!("region is warm"; "region_id" => region_id, "source" => source.label(), "loads" => loads)
         }
         Notice::LoadLost { region_id, attempts } => {
-            debug!("load of a region left no trace in the cache"; "region_id" => region_id, "attempts" => attempts)
+            debug!("load of a region was refused, failed or evicted"; "region_id" => region_id, "attempts" => attempts)
         }
         Notice::SnapshotVoid { region_id } => {
             info!("snapshot arrived and was not applied in time, loads go on"; "region_id" => region_id)

@@ -92,6 +92,7 @@ struct CacheContents {
     loads: Vec<u64>,
     is_refusing: bool,
     loads_at_once: bool,
+    is_failing: bool,
 }
 
 /// A region as the cache tells it from others.
@@ -111,6 +112,11 @@ impl FakeCache {
     /// From now on, loads leave no trace: the engine is disabled or full.
     pub(crate) fn refuse(&self, is_refusing: bool) {
         self.state.lock().is_refusing = is_refusing;
+    }
+
+    /// From now on, a load fails after it was seen to run: the region is too large.
+    pub(crate) fn fail(&self, is_failing: bool) {
+        self.state.lock().is_failing = is_failing;
     }
 
     /// From now on, loads are done at once.
@@ -138,7 +144,14 @@ impl RegionCacheEngineExt for FakeCache {
     }
 
     fn region_cached(&self, region: &Region, active_only: bool) -> bool {
-        self.state.lock().cached.get(&key(region)).is_some_and(|is_active| *is_active || !active_only)
+        let key = key(region);
+        let mut state = self.state.lock();
+        let Some(is_active) = state.cached.get(&key).copied() else { return false };
+        let is_seen = is_active || !active_only;
+        if is_seen && !is_active && state.is_failing {
+            state.cached.remove(&key);
+        }
+        is_seen
     }
 
     fn load_region(&self, region: &Region) {

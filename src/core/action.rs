@@ -129,7 +129,7 @@ pub enum Notice {
         source: Source,
         loads: u32,
     },
-    /// A load left no trace.
+    /// A load was refused, failed, or was evicted before it was seen to be done; `attempts` in a row.
     LoadLost {
         region_id: u64,
         attempts: u32,

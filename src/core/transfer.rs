@@ -3,9 +3,9 @@
 //! **Owns** the clock of one transfer on its target: since when its acknowledgement is held back.
 //!
 //! **How it works.** The leader asks when it knows that the region is warm here, or as soon as a probe has told; only in
-//! the first case it can say so in the offer. On the target, the store asks again and again whether it may acknowledge an offer. The first time starts the
-//! clock; the answer is "not yet" until the region is warm, cannot be warmed, or `warmup-timeout` is over. A "go" ends
-//! the hold, and the next offer starts a new one.
+//! the first case it can say so in the offer. On the target, the store asks again and again whether it may acknowledge
+//! an offer. The first time starts the clock; the answer is "not yet" until the region is warm, cannot be warmed, or
+//! `warmup-timeout` is over. A "go" ends the hold, and the next offer starts a new one.
 //!
 //! **Invariants.** A hold belongs to (region, leader, term): an offer by another leader or in another term never
 //! inherits it (tikv/tikv#18453). It lasts at most `warmup-timeout`.
@@ -19,8 +19,9 @@ use std::time::Duration;
 use super::{Ask, ColdReason, Core, Notice, PeerState, requests::Begin};
 use crate::{config::CheckedConfig, message::Address};
 
-/// After so many loads in a row that left no trace, a leader transfer does not wait for the next one. One may be lost
-/// because the region's previous incarnation was still being evicted; two are a cache that is disabled or full.
+/// After so many loads in a row that were lost, a leader transfer does not wait for the next one. One may be lost because
+/// the region's previous incarnation was still being evicted; two are a cache that is disabled or full, or a region that
+/// it cannot hold.
 const LOADS_LOST_HOPELESS: u32 = 2;
 
 /// A hold is forgotten so many times `warmup-timeout` after it began.

@@ -14,7 +14,7 @@
 //! | local epoch older than the request's | park | `epoch_not_match` with the current region |
 //! | message or metadata malformed, destroyed, merging | reject | `region_not_found` with the reason |
 //! | other store, other peer | reject | `store_not_match`, `mismatch_peer_id` |
-//! | disabled, refused by the cache, too many requests, stopping | reject | `server_is_busy` with the reason |
+//! | disabled, refused or failed by the cache, too many requests, stopping | reject | `server_is_busy` with the reason |
 //! | still waiting at the deadline | expire | `server_is_busy`, `preload timed out` |
 //!
 //! **Invariants.** The three errors of [`Provisional`] are used by nothing else, so that the asking side can tell from
@@ -73,7 +73,7 @@ pub enum Rejection {
     Disabled,
     #[error("too many preload requests")]
     TooManyRequests,
-    #[error("region cache is disabled or full")]
+    #[error("region cache refuses or fails to load the region")]
     RefusedByCache,
     #[error("store is stopping")]
     Stopping,

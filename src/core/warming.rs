@@ -7,7 +7,8 @@
 //! 1. *Active*: done. Probe again after `reconcile-interval`, for as long as anyone cares.
 //! 2. *Loading*: probe again after `probe-interval`.
 //! 3. *Absent*, and no load was tried: load now, then probe after `probe-interval`.
-//! 4. *Absent* after a load: the load was refused or lost. Load again after a backoff that doubles.
+//! 4. *Absent* after a load: the load is lost. It was refused, it failed, or the region was evicted before it was seen
+//!    active. Load again after a backoff that doubles until the region is seen active.
 //!
 //! **Invariants.** What was seen belongs to one generation of the region's data. A snapshot, a split or any other change
 //! of the data starts a new one, and what a probe of an older one sees is thrown away (I5). After a step, the next one
@@ -44,9 +45,9 @@ pub(super) struct Warming {
     seen: Option<(CacheState, Duration)>,
     next: Step,
     next_at: Duration,
-    /// Loads since the goal was set or the data changed.
+    /// Loads since the region was seen active, the goal was set or the data changed.
     loads: u32,
-    /// Loads in a row that left no trace.
+    /// Loads in a row that were lost; `loads_lost <= loads`.
     loads_lost: u32,
 }
 
@@ -117,10 +118,8 @@ impl Warming {
                 (self.loads, self.loads_lost) = (0, 0);
                 config.reconcile_interval
             }
-            (CacheState::Loading, _) => {
-                self.loads_lost = 0;
-                config.probe_interval
-            }
+            // Nothing is won yet: a region that is too large gets this far each time.
+            (CacheState::Loading, _) => config.probe_interval,
             (CacheState::Absent, Goal::Nothing | Goal::Know) => config.reconcile_interval,
             (CacheState::Absent, Goal::Warm(_)) if self.loads == 0 => {
                 self.next = Step::Load;

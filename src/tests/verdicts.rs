@@ -232,15 +232,18 @@ fn disabled_plugin_rejects_and_touches_nothing() {
 }
 
 #[test]
-fn cache_that_refuses_is_told_from_one_that_is_slow() {
-    let bench = Bench::new();
-    bench.create(&region(7));
-    bench.cache.refuse(true);
-    bench.receive(&request(7));
-    bench.millis(5000);
-    let error = error_of(&answer(&bench)).unwrap();
-    assert_eq!(error.get_server_is_busy().get_reason(), "region cache is disabled or full");
-    assert_eq!(bench.cache.loads().len(), 6);
+fn cache_that_refuses_or_fails_is_told_from_one_that_is_slow() {
+    let ways: [fn(&FakeCache); 2] = [|cache| cache.refuse(true), |cache| cache.fail(true)];
+    for break_loads in ways {
+        let bench = Bench::new();
+        bench.create(&region(7));
+        break_loads(&bench.cache);
+        bench.receive(&request(7));
+        bench.millis(2000);
+        let error = error_of(&answer(&bench)).unwrap();
+        assert_eq!(error.get_server_is_busy().get_reason(), "region cache refuses or fails to load the region");
+        assert_eq!(bench.cache.loads().len(), 6);
+    }
 }
 
 #[test]

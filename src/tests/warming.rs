@@ -241,6 +241,23 @@ fn pinned_region_goes_on_trying_a_cache_that_refuses() {
     assert!(bench.cache.holds(7));
 }
 
+#[test]
+fn pinned_region_whose_loads_fail_midway_backs_off_and_requests_are_told() {
+    let bench = Bench::with_config(&pinned("", ""));
+    bench.cache.fail(true);
+    bench.create(&region(7));
+    lead(&bench, &region(7));
+    bench.millis(60_000);
+    let loads = bench.cache.loads().len();
+    assert!((12..40).contains(&loads), "{loads} loads in a minute");
+    bench.receive(&request(7));
+    bench.millis(6000);
+    assert_eq!(bench.answers(), [AnswerKind::ServerIsBusy], "after one load more");
+    bench.cache.fail(false);
+    bench.millis(6000);
+    assert!(bench.cache.holds(7));
+}
+
 /// tikv/tikv#19555 and tikv/tikv#17574: what is pinned online, or known before leadership arrives, takes effect.
 #[test]
 fn fault_19555_pinned_range_is_warm_whichever_is_known_last() {

@@ -105,7 +105,8 @@ pub struct Config {
     ///
     /// Default 3s: a snapshot that has arrived waits for others before it, rarely longer. When it does wait longer, a
     /// load is wasted, since applying the snapshot evicts the region; when the snapshot was dropped, there is time left
-    /// to load before `request-timeout`. Range 1ms to 10m. Online.
+    /// to load before `request-timeout`. Once the snapshot's metadata is persisted, it is given `request-timeout` if that
+    /// is longer. Range 1ms to 10m. Online (for snapshots that arrive afterwards).
     pub snapshot_announce_timeout: ReadableDuration,
 
     /// Key ranges whose regions are kept warm while this store leads them, across restarts.

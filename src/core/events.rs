@@ -42,9 +42,9 @@ impl Core {
             Err(error) if error.reason != Reason::NoPeers => self.outbox.notice(Notice::MalformedMetadata(*error)),
             Ok(_) | Err(_) => {}
         }
-        let void_at = now.saturating_add(self.config.snapshot_announce_timeout);
+        let accepted_void_at = self.accepted_void_at(now);
         let Some(entry) = self.entry_for(region.get_id(), metadata.as_ref().ok()) else { return };
-        let effect = entry.life.metadata(metadata, change, void_at).max(entry.life.lead(is_leader));
+        let effect = entry.life.metadata(metadata, change, accepted_void_at).max(entry.life.lead(is_leader));
         self.affected(region.get_id(), effect, now);
     }
 
@@ -104,7 +104,7 @@ impl Core {
 
     /// The application of the region's snapshot went on a step.
     pub fn snapshot_step(&mut self, region_id: u64, step: SnapshotStep, now: Duration) {
-        let void_at = now.saturating_add(self.config.snapshot_announce_timeout);
+        let void_at = self.accepted_void_at(now);
         // The snapshot worker may be behind the thread that reports the peer's end: only a beginning makes an entry.
         let entry = match step {
             SnapshotStep::Applying => self.entry_for(region_id, None),
@@ -115,6 +115,11 @@ impl Core {
         let Some(entry) = entry else { return };
         let effect = entry.life.snapshot_step(step, void_at);
         self.affected(region_id, effect, now);
+    }
+
+    /// When a snapshot that the store has accepted by now is taken to be void, which is after the requests that wait now.
+    fn accepted_void_at(&self, now: Duration) -> Duration {
+        now.saturating_add(self.config.snapshot_announce_timeout.max(self.config.request_timeout))
     }
 
     /// The entry of a region that the store reported; a new one if there is room. Without one, the region is treated as

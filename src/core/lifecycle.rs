@@ -7,15 +7,28 @@
 //! and no snapshot is under way. A snapshot goes through these phases:
 //!
 //! 1. *Announced*: a `MsgSnapshot` came in. The store may drop it silently, hence a deadline. When its metadata is
-//!    persisted the store reports `Create`, which starts the deadline anew: the data is still the old one.
+//!    persisted the store reports `Create`, which extends the deadline by at least a request's lifetime: the data is still
+//!    the old one, and whoever waits had better expire than be told that this is warm. A deadline there still is, since a
+//!    split that overtakes a dropped snapshot reports the same.
 //! 2. *Applying*: `pre_apply_snapshot`; the data on disk is being replaced. Ended by the next hook or by the peer's end.
 //! 3. *Applied*: `post_apply_snapshot`; the cache's own observer evicts the region in the same hook, before or after
 //!    us. Only `on_apply_snapshot_committed` comes after both, so loads wait for that, again with a deadline.
+//!
+//! A snapshot that is cancelled leaves the data in an unknown state and the peer about to be destroyed, so it counts as
+//! one that was accepted and has not been applied yet.
 //!
 //! **Invariants.** [`Lifecycle::loadable`] is `None` from the announcement to the commit of a snapshot (or until it is
 //! shown to be void), while merging, and for whatever is not initialized.
 //!
 //! **Must not** panic when events come in an order that a store would never produce: the last event wins.
+//!
+//! # Known limits
+//! The hooks do not tell a snapshot that was accepted from one that was dropped, nor that there is one at all when the
+//! store is restarted in between: it then reports `Create`, without a `MsgSnapshot` before, and the snapshot worker goes on
+//! with the snapshot. So a request can be told "warm" of data that is about to be replaced, either in the time between
+//! that `Create` and `pre_apply_snapshot`, or when the snapshot worker is busy beyond the deadline above. What is served
+//! stays correct (I5): the cache's observer evicts the region when the snapshot is applied. The transfer may turn out to
+//! be cold; regions that are still wanted then are warmed again.
 
 use std::time::Duration;
 
@@ -159,20 +172,20 @@ impl Lifecycle {
         }
     }
 
-    /// The store reported the region's metadata. `snapshot_void_at` is when a snapshot whose metadata this is must have
-    /// got further.
+    /// The store reported the region's metadata. `accepted_void_at` is when a snapshot whose metadata this is must have got
+    /// further.
     pub(super) fn metadata(
         &mut self,
         metadata: Result<LocalRegion, NotInitialized>,
         change: MetadataChange,
-        snapshot_void_at: Duration,
+        accepted_void_at: Duration,
     ) -> Effect {
         let local = match metadata {
             Ok(local) => local,
             Err(error) => return self.incomplete_metadata(error),
         };
         if let (MetadataChange::Create, SnapshotPhase::Announced { void_at }) = (change, &mut self.snapshot) {
-            *void_at = snapshot_void_at;
+            *void_at = accepted_void_at.max(*void_at);
         }
         let had_same_data = self
             .local()
@@ -216,6 +229,11 @@ impl Lifecycle {
         if is_for_other || self.snapshot == SnapshotPhase::Applying {
             return Effect::Unchanged;
         }
+        let void_at = match self.snapshot {
+            // One that was accepted has more time than one that may yet be dropped.
+            SnapshotPhase::Announced { void_at: earlier } => void_at.max(earlier),
+            _ => void_at,
+        };
         self.snapshot = SnapshotPhase::Announced { void_at };
         Effect::DataChanged
     }
@@ -225,9 +243,10 @@ impl Lifecycle {
         self.snapshot = match (step, self.snapshot) {
             (SnapshotStep::Applying, _) => SnapshotPhase::Applying,
             (SnapshotStep::Applied, _) => SnapshotPhase::Applied { void_at },
-            // The next one came in between `post_apply_snapshot` and now.
-            (SnapshotStep::Committed, next @ SnapshotPhase::Announced { .. }) => next,
-            (SnapshotStep::Committed | SnapshotStep::Cancelled, _) => SnapshotPhase::Idle,
+            // The next one came in between `post_apply_snapshot` and now; or this is the one that is cancelled.
+            (SnapshotStep::Committed | SnapshotStep::Cancelled, next @ SnapshotPhase::Announced { .. }) => next,
+            (SnapshotStep::Committed, _) => SnapshotPhase::Idle,
+            (SnapshotStep::Cancelled, _) => SnapshotPhase::Announced { void_at },
         };
         Effect::DataChanged
     }

@@ -104,8 +104,29 @@ fn snapshot_for_another_peer_is_not_one_for_ours() {
     assert_eq!(bench.observer.region_status(7).unwrap().snapshot, SnapshotPhase::Idle);
 }
 
+/// The metadata is new from `Create` on, and the data is old until the snapshot is applied.
 #[test]
-fn cancelled_snapshot_lets_loads_go_on() {
+fn snapshot_that_waits_long_to_be_applied_does_not_let_the_old_data_count() {
+    let bench = Bench::new();
+    bench.cache.load_at_once();
+    bench.role(&uninitialized(7), StateRole::Follower, &peer(7, OTHER_STORE));
+    bench.receive(&request(7));
+    bench.announce_snapshot(7);
+    bench.create(&region(7));
+    bench.announce_snapshot(7);
+    bench.millis(9999);
+    assert_eq!((bench.cache.loads(), bench.answers()), (vec![], vec![AnswerKind::RegionNotInitialized]));
+    bench.millis(1);
+    assert_eq!((bench.cache.loads(), bench.answers()), (vec![], vec![AnswerKind::ServerIsBusy]), "expired");
+    // A deadline there is: the announcement may have been dropped, and `Create` be that of a split.
+    bench.receive(&request(7));
+    bench.millis(20);
+    assert_eq!((bench.cache.loads(), bench.answers()), (vec![7], vec![AnswerKind::Warm]));
+}
+
+/// A snapshot is cancelled when the peer is about to be destroyed; its data is in an unknown state until then.
+#[test]
+fn cancelled_snapshot_keeps_loads_back_until_the_peer_is_gone() {
     use raftstore::coprocessor::ApplySnapshotObserver;
 
     let bench = Bench::new();
@@ -114,8 +135,33 @@ fn cancelled_snapshot_lets_loads_go_on() {
     bench.pre_apply(&region(7));
     bench.receive(&request(7));
     bench.observer.cancel_apply_snapshot(7, 71);
+    bench.millis(9000);
+    assert_eq!((bench.cache.loads(), bench.answers()), (vec![], vec![AnswerKind::DataIsNotReady]));
+    bench.destroy(&region(7));
+    assert_eq!(bench.answers(), [AnswerKind::RegionNotFound]);
+
+    // A peer that is not destroyed after all is not cold for ever.
+    bench.create(&region(8));
+    bench.pre_apply(&region(8));
+    bench.observer.cancel_apply_snapshot(8, 81);
+    bench.millis(10_000);
+    bench.receive(&request(8));
     bench.millis(20);
-    assert_eq!(bench.answers(), [AnswerKind::DataIsNotReady, AnswerKind::Warm]);
+    assert_eq!((bench.cache.loads(), bench.answers()), (vec![8], vec![AnswerKind::Warm]));
+}
+
+#[test]
+fn cancelling_a_snapshot_does_not_cancel_the_next_one() {
+    use raftstore::coprocessor::ApplySnapshotObserver;
+
+    let bench = Bench::new();
+    bench.create(&region(7));
+    bench.announce_snapshot(7);
+    let announced = bench.observer.region_status(7).unwrap().snapshot;
+    assert_ne!(announced, SnapshotPhase::Idle);
+    bench.millis(100);
+    bench.observer.cancel_apply_snapshot(7, 71);
+    assert_eq!(bench.observer.region_status(7).unwrap().snapshot, announced);
 }
 
 #[test]

@@ -51,7 +51,13 @@ impl fmt::Display for CacheRegion {
     }
 }
 
-/// Called once when the last trace of an evicted region is gone.
+/// Called once, when what was cached of the evicted region's id or keys is gone: nobody reads the data of this eviction,
+/// of earlier ones, or of a region from which those were split, and its memory counts as free. What was cached after the
+/// eviction is not waited for, nor is a load that it has cancelled, which frees what it has read when it notices. Also
+/// called when the cache itself is dropped, even if there are readers left.
+///
+/// Called without a lock of the cache held: by the thread that evicts if there is nothing to wait for, otherwise by one
+/// that frees memory.
 pub type OnEvictFinishedCallback = Box<dyn FnOnce() + Send + Sync>;
 
 /// What happened to a region that a cache engine has to follow.

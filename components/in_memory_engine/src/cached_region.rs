@@ -90,7 +90,6 @@ pub(crate) struct CachedRegion {
     pub(crate) charge: Charge,
     /// When the region was last read, as a number of reads that the engine has served.
     last_read: AtomicU64,
-    on_evict_finished: Mutex<Vec<Arc<EvictFinished>>>,
     housekeeping: Sender<Chore>,
 }
 
@@ -109,7 +108,6 @@ impl CachedRegion {
             data: ArcSwap::default(),
             charge,
             last_read: AtomicU64::new(0),
-            on_evict_finished: Mutex::default(),
             housekeeping,
         }
     }
@@ -185,21 +183,12 @@ impl CachedRegion {
         }
         piece.touch(self.last_read());
     }
-
-    /// Keeps `finished` until the last trace of this region is gone.
-    pub(crate) fn hold(&self, finished: Arc<EvictFinished>) {
-        self.on_evict_finished.lock().push(finished);
-    }
 }
 
 impl Drop for CachedRegion {
     fn drop(&mut self) {
-        let remains = Remains {
-            incarnation: self.incarnation,
-            data: self.data.swap(Arc::default()),
-            charge: self.charge.take(),
-            on_evict_finished: std::mem::take(self.on_evict_finished.get_mut()),
-        };
+        let remains =
+            Remains { incarnation: self.incarnation, data: self.data.swap(Arc::default()), charge: self.charge.take() };
         // Fails only when the engine itself is being dropped; the remains are dropped here then.
         let _ = self.housekeeping.send(Chore::Bury(remains));
     }
@@ -221,10 +210,9 @@ pub(crate) struct Remains {
     /// Dropped before the charge: memory is free before it is given out again.
     pub(crate) data: Arc<RegionData>,
     pub(crate) charge: Charge,
-    pub(crate) on_evict_finished: Vec<Arc<EvictFinished>>,
 }
 
-/// Calls an eviction's callback when it is dropped. Held by all that the eviction hit.
+/// Calls an eviction's callback when it is dropped. Held for each region that the eviction waits for.
 pub(crate) struct EvictFinished(Option<OnEvictFinishedCallback>);
 
 impl EvictFinished {

@@ -4,9 +4,11 @@
 //!
 //! **How it works.** Every change of the topology is made under one lock, by a decision of the
 //! [`RegionTable`], and ends with publishing a new immutable view. Readers and writers look regions up in the view and
-//! never take the lock.
+//! never take the lock. The views share structure, so that publishing one takes the same time however many regions there
+//! are: a store that loses all its leaders evicts one region after another.
 //!
-//! **Invariants.** The table and the data agree: each live incarnation has its data. An event about a region that the
+//! **Invariants.** The table, the data and the view agree: each live incarnation has its data, and the view shows it in
+//! its state. An event about a region that the
 //! cache does not know, or knows otherwise, is answered by evicting what is in doubt.
 //!
 //! **Must not** do I/O, wait for a load or for a reader, or call a callback while a lock is held: raftstore's hooks call
@@ -24,6 +26,7 @@ use std::{
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use engine_traits::{CacheRegion, EvictReason, OnEvictFinishedCallback, RegionCacheEngineExt, RegionEvent};
+use imbl::OrdMap;
 use kvproto::metapb::Region;
 use parking_lot::{Mutex, RwLock};
 use tikv_util::{debug, info, warn};
@@ -75,8 +78,17 @@ pub(crate) struct Core {
 pub(crate) struct Topology {
     pub(crate) table: RegionTable,
     live: HashMap<Incarnation, Arc<CachedRegion>>,
-    /// Regions that only others still refer to.
-    evicting: HashMap<Incarnation, Weak<CachedRegion>>,
+    /// Regions that were evicted or split, until their memory is free.
+    leaving: HashMap<Incarnation, Leaving>,
+    /// What is published next.
+    view: View,
+}
+
+struct Leaving {
+    region: CacheRegion,
+    /// Only others still refer to it.
+    data: Weak<CachedRegion>,
+    on_evict_finished: Vec<Arc<EvictFinished>>,
 }
 
 impl Topology {
@@ -86,36 +98,78 @@ impl Topology {
     }
 
     pub(crate) fn evicting(&self) -> impl Iterator<Item = Arc<CachedRegion>> {
-        self.table.evicting().filter_map(|(incarnation, _)| self.evicting.get(&incarnation)?.upgrade())
+        self.table.evicting().filter_map(|(incarnation, _)| self.leaving.get(&incarnation)?.data.upgrade())
     }
 
     pub(crate) fn live_region(&self, incarnation: Incarnation) -> Option<Arc<CachedRegion>> {
         self.live.get(&incarnation).cloned()
     }
 
-    /// Follows the table, in which the region has become `Evicting`.
+    /// Follows the table, which has a new live region.
+    fn admit(&mut self, region: CachedRegion) {
+        let incarnation = region.incarnation;
+        self.live.insert(incarnation, Arc::new(region));
+        self.show(incarnation);
+    }
+
+    /// Follows the table, in which the live region may be in another state.
+    pub(crate) fn show(&mut self, incarnation: Incarnation) {
+        if let (Some(live), Some(region)) = (self.table.get(incarnation), self.live.get(&incarnation)) {
+            self.view.show(live.state, region);
+        }
+    }
+
+    /// Follows the table, in which the region is not live any more. To be called before a region with the same id or
+    /// keys is admitted.
     fn retire(&mut self, incarnation: Incarnation) -> Option<Arc<CachedRegion>> {
-        let region = self.live.remove(&incarnation)?;
-        self.evicting.insert(incarnation, Arc::downgrade(&region));
-        Some(region)
+        let retired = self.live.remove(&incarnation)?;
+        self.view.hide(&retired);
+        let region = retired.region.clone();
+        let leaving = Leaving { region, data: Arc::downgrade(&retired), on_evict_finished: Vec::new() };
+        self.leaving.insert(incarnation, leaving);
+        Some(retired)
+    }
+
+    /// Whether the view is what the table says. Takes time with the number of regions.
+    fn is_view_exact(&self) -> bool {
+        let mut expected = View::default();
+        self.live().for_each(|(state, region)| expected.show(*state, region));
+        let shown = |view: &View| {
+            let by_id = view.by_id.iter().map(|(id, (state, region))| (*id, *state, region.incarnation));
+            let written = view.written.iter().map(|(start, region)| (start.clone(), region.incarnation));
+            (by_id.collect::<Vec<_>>(), written.collect::<Vec<_>>())
+        };
+        shown(&self.view) == shown(&expected)
     }
 }
 
-/// What readers and writers know of the topology.
-#[derive(Default)]
+/// What readers and writers know of the topology. A clone shares its structure.
+#[derive(Clone, Default)]
 pub(crate) struct View {
     /// All live regions.
-    pub(crate) by_id: HashMap<u64, (RegionState, Arc<CachedRegion>)>,
-    /// The regions that have to see writes (those that are loading or active), in the order of their keys.
-    pub(crate) written: Vec<Arc<CachedRegion>>,
+    pub(crate) by_id: OrdMap<u64, (RegionState, Arc<CachedRegion>)>,
+    /// The regions that have to see writes (those that are loading or active), by their first keys.
+    pub(crate) written: OrdMap<Arc<[u8]>, Arc<CachedRegion>>,
 }
 
 impl View {
     /// The region that has to see a write to `key`.
     pub(crate) fn find(&self, key: &[u8]) -> Option<&Arc<CachedRegion>> {
-        let behind = self.written.partition_point(|region| region.region.start.as_slice() <= key);
-        let region = self.written.get(behind.checked_sub(1)?)?;
+        let (_, region) = self.written.get_prev(key)?;
         region.region.contains_key(key).then_some(region)
+    }
+
+    fn show(&mut self, state: RegionState, region: &Arc<CachedRegion>) {
+        self.by_id.insert(region.region.id, (state, region.clone()));
+        if state != RegionState::Pending {
+            self.written.insert(region.region.start.as_slice().into(), region.clone());
+        }
+    }
+
+    fn hide(&mut self, region: &CachedRegion) {
+        self.by_id.remove(&region.region.id);
+        // Nothing to remove if it was pending: no two live regions start at the same key.
+        self.written.remove(region.region.start.as_slice());
     }
 }
 
@@ -204,7 +258,7 @@ impl RegionCacheEngine {
         match decision {
             LoadDecision::Queued { incarnation, attempt, replaced } => {
                 let outdated = core.follow_eviction(&mut topology, &replaced, EvictReason::AutoEvict);
-                topology.live.insert(incarnation, Arc::new(core.new_region(incarnation, region)));
+                topology.admit(core.new_region(incarnation, region));
                 core.publish(&topology);
                 drop(topology);
                 drop(outdated);
@@ -248,12 +302,12 @@ impl RegionCacheEngine {
                 }
                 SplitDecision::Followed { source: _, pieces, replaced } => {
                     let outdated = core.follow_eviction(&mut topology, &replaced, EvictReason::AutoEvict);
+                    let split = topology.retire(region.incarnation);
                     for (incarnation, piece) in pieces {
                         let piece = core.new_region(incarnation, piece);
                         region.give_to_piece(&writer, &piece);
-                        topology.live.insert(incarnation, Arc::new(piece));
+                        topology.admit(piece);
                     }
-                    let split = topology.live.remove(&region.incarnation);
                     *writer = Writer::Retired;
                     core.publish(&topology);
                     drop(topology);
@@ -273,19 +327,19 @@ impl RegionCacheEngine {
         hit.extend(topology.table.by_id(region.id).filter(|incarnation| !hit.contains(incarnation)));
         hit.retain(|incarnation| topology.table.evict(*incarnation));
         let evicted = self.core.follow_eviction(&mut topology, &hit, reason);
-        let mut held = Vec::new();
         if let Some(finished) = &finished {
-            // Also what earlier evictions have left of these keys.
-            held =
-                topology.evicting().filter(|old| old.region.id == region.id || old.region.overlaps(region)).collect();
-            held.iter().for_each(|old| old.hold(finished.clone()));
+            // Also what earlier evictions have left of these keys, and readers from before a split.
+            let waited_for = |old: &&mut Leaving| old.region.id == region.id || old.region.overlaps(region);
+            topology.leaving.values_mut().filter(waited_for).for_each(|old| {
+                old.on_evict_finished.push(finished.clone());
+            });
         }
         if !hit.is_empty() {
             self.core.publish(&topology);
         }
         drop(topology);
         // The callback runs here if nobody holds it.
-        drop((evicted, held, finished));
+        drop((evicted, finished));
     }
 }
 
@@ -333,24 +387,18 @@ impl Core {
         evicted
     }
 
-    /// An evicted region is gone.
-    pub(crate) fn forget(&self, incarnation: Incarnation) {
+    /// The memory of a region that was evicted or split is free. What is returned has waited for it, and is dropped
+    /// without the lock.
+    pub(crate) fn forget(&self, incarnation: Incarnation) -> Vec<Arc<EvictFinished>> {
         let mut topology = self.topology.lock();
         topology.table.gone(incarnation);
-        topology.evicting.remove(&incarnation);
+        topology.leaving.remove(&incarnation).map(|leaving| leaving.on_evict_finished).unwrap_or_default()
     }
 
-    /// Lets readers and writers see the topology. Takes time with the number of regions; the topology changes rarely.
+    /// Lets readers and writers see the topology.
     pub(crate) fn publish(&self, topology: &Topology) {
-        let mut view = View::default();
-        for (state, region) in topology.live() {
-            if *state != RegionState::Pending {
-                view.written.push(region.clone());
-            }
-            view.by_id.insert(region.region.id, (*state, region.clone()));
-        }
-        view.written.sort_by(|left, right| left.region.start.cmp(&right.region.start));
-        self.view.store(Arc::new(view));
+        debug_assert!(topology.is_view_exact(), "the view has not followed the table");
+        self.view.store(Arc::new(topology.view.clone()));
     }
 }
 

@@ -52,10 +52,11 @@ impl RegionCacheEngine {
     }
 
     fn bury(&self, remains: Remains) {
-        let Remains { incarnation, data, charge, on_evict_finished } = remains;
+        let Remains { incarnation, data, charge } = remains;
         drop(data);
         drop(charge);
-        self.core.forget(incarnation);
+        let on_evict_finished = self.core.forget(incarnation);
+        // The callbacks that have waited for nothing else run here.
         drop(on_evict_finished);
     }
 

@@ -9,8 +9,8 @@
 //!    asked where to go on, so the scan follows splits, skips what was evicted meanwhile, and ends when nothing is left.
 //! 3. *Activate*: each region gets its part of what was scanned, with its buffer on top, under its writer lock.
 //!
-//! **Invariants.** An attempt that fails or is cancelled leaves nothing: neither a region in the table, nor memory, nor
-//! buffered writes. A region that was evicted during the load does not become active.
+//! **Invariants.** Of the regions that it has not made active, an attempt that fails or is cancelled leaves nothing:
+//! neither a region in the table, nor memory, nor buffered writes. A region that was evicted during the load does not become active.
 //!
 //! **Must not** start threads: a [`LoadJob`] is driven by a thread of [`CacheWorkers`](crate::CacheWorkers), or step by
 //! step by a simulation.
@@ -36,7 +36,8 @@ pub enum LoadOutcome {
     Active,
     /// All regions of the attempt were evicted.
     Cancelled,
-    /// The disk failed or there was no memory; the regions are evicted.
+    /// The disk failed or there was no memory. The attempt's regions are evicted, but for pieces of a split that were
+    /// made active before the memory ran out: those are complete, and stay.
     Failed,
 }
 
@@ -100,6 +101,8 @@ impl RegionCacheEngine {
                 METRICS.loads(LoadOutcome::Cancelled).inc();
                 return None;
             }
+            let members: Vec<_> = topology.table.members(attempt).map(|(incarnation, _)| incarnation).collect();
+            members.into_iter().for_each(|incarnation| topology.show(incarnation));
             core.publish(&topology);
             drop(topology);
             disk.snapshot()
@@ -198,6 +201,7 @@ impl<S: Snapshot> LoadJob<S> {
             let mut topology = core.topology.lock();
             // Not so if it was evicted since it was looked up.
             if topology.table.finish_load(region.incarnation) {
+                topology.show(region.incarnation);
                 core.publish(&topology);
                 outcome = LoadOutcome::Active;
                 info!("region is cached"; "region_id" => region.region.id, "version" => region.region.epoch_version,

@@ -193,6 +193,10 @@ impl RegionTable {
         self.evicting.remove(&incarnation);
     }
 
+    pub fn get(&self, incarnation: Incarnation) -> Option<&LiveRegion> {
+        self.live.get(&incarnation)
+    }
+
     pub fn by_id(&self, region_id: u64) -> Option<Incarnation> {
         self.by_id.get(&region_id).copied()
     }

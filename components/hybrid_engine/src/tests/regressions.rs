@@ -8,8 +8,8 @@ use std::sync::{
 
 use engine_test::MemDisk;
 use engine_traits::{
-    CacheRegion, Cf, DiskReason, EvictReason, FailedReason, IterBounds, Iterator, KvEngine, ReadSource,
-    RegionCacheEngineExt, RegionEvent, RegionRead, Snapshot, WriteBatch,
+    CacheRegion, Cf, DiskReason, EvictReason, FailedReason, IterBounds, Iterator, KvEngine, OnEvictFinishedCallback,
+    ReadSource, RegionCacheEngineExt, RegionEvent, RegionRead, Snapshot, WriteBatch,
 };
 use in_memory_engine::{LoadOutcome, LoadProgress, RegionCacheEngine, RegionCacheEngineConfig, RegionState};
 use kvproto::metapb::{Peer, Region};
@@ -350,6 +350,52 @@ fn the_callback_of_an_eviction_comes_once_after_the_last_trace_is_gone() {
     }
     engine.cache().housekeep();
     assert_eq!(called.load(Ordering::Relaxed), 3);
+}
+
+/// Evicts `region`; returns how often its callback has been called.
+fn evict_and_count(engine: &Engine, region: &CacheRegion) -> Arc<AtomicUsize> {
+    let called = Arc::new(AtomicUsize::new(0));
+    let on_evict_finished: OnEvictFinishedCallback = {
+        let called = called.clone();
+        Box::new(move || {
+            called.fetch_add(1, Ordering::Relaxed);
+        })
+    };
+    engine.cache().on_region_event(RegionEvent::Eviction {
+        region: region.clone(),
+        reason: EvictReason::Manual,
+        on_evict_finished: Some(on_evict_finished),
+    });
+    called
+}
+
+#[test]
+fn the_callback_of_an_eviction_waits_for_remains_that_nobody_reads() {
+    let engine = seeded();
+    load(&engine, &region());
+    evict(&engine, &region(), EvictReason::Manual);
+    // Nobody refers to the region any more, but its memory is not free yet.
+    let called = evict_and_count(&engine, &region());
+    assert_ne!(engine.cache().usage_bytes(), 0);
+    assert_eq!(called.load(Ordering::Relaxed), 0);
+    engine.cache().housekeep();
+    assert_eq!((called.load(Ordering::Relaxed), engine.cache().usage_bytes()), (1, 0));
+}
+
+#[test]
+fn the_callback_of_an_eviction_waits_for_readers_from_before_a_split() {
+    let engine = seeded();
+    load(&engine, &region());
+    let reader = cached(&engine, &region()).unwrap();
+    split(&engine, &region(), &pieces());
+    let called = evict_and_count(&engine, &pieces()[0]);
+    engine.cache().housekeep();
+    assert_eq!(called.load(Ordering::Relaxed), 0);
+    // The split region was never evicted, so it is not shown as such.
+    assert_eq!(engine.cache().regions().len(), 1);
+    drop(reader);
+    engine.cache().housekeep();
+    assert_eq!(called.load(Ordering::Relaxed), 1);
 }
 
 #[test]

@@ -14,10 +14,22 @@
 //! | commit or rollback of a merge | evicts, and loads the region with its new epoch if it was cached |
 //! | the leader steps down, the peer is destroyed | evicts |
 //!
-//! **Invariants.** A region that is not initialized is evicted by its id; no range is ever made of it (tikv/tikv#17767,
+//! Preparing a merge evicts, so the observer keeps which regions that has hit: a rollback loads them as if they were
+//! still cached, unless another of these events has evicted them since.
+//!
+//! Raftstore's role events name the new role only, and come as well when a follower learns of another leader. A follower
+//! may have been preloaded for just that, and its cache follows what it applies, so it is left alone: the observer also
+//! keeps which regions lead here.
+//!
+//! **Invariants.** What the observer keeps about a region is gone when its peer is destroyed. A region that is not initialized is evicted by its id; no range is ever made of it (tikv/tikv#17767,
 //! #18046). A command that failed changes nothing.
 //!
 //! **Must not** block or panic: the hooks run on raftstore's threads.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use engine_traits::{CacheRegion, EvictReason, KvEngine, RegionCacheEngineExt, RegionEvent};
 use in_memory_engine::RegionCacheEngine;
@@ -40,11 +52,21 @@ use raftstore::{
 #[derive(Clone, Debug)]
 pub struct RegionCacheObserver {
     cache: RegionCacheEngine,
+    noted: Arc<Mutex<Noted>>,
+}
+
+/// What events have told that is not in later ones. Ids of regions.
+#[derive(Debug, Default)]
+struct Noted {
+    /// Became leader here, and not follower since.
+    leading: HashSet<u64>,
+    /// Were cached until a merge was prepared, which is neither committed nor rolled back yet.
+    cached_before_merge: HashSet<u64>,
 }
 
 impl RegionCacheObserver {
     pub fn new(cache: RegionCacheEngine) -> Self {
-        Self { cache }
+        Self { cache, noted: Arc::default() }
     }
 
     /// Registers all hooks on `host`. Observers with a smaller `priority` are called first.
@@ -57,8 +79,15 @@ impl RegionCacheObserver {
         registry.register_destroy_peer_observer(priority, BoxDestroyPeerObserver::new(self.clone()));
     }
 
+    /// Never held while the cache is called.
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        // Each change is a single call, so a thread that panicked has left nothing half done.
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Evicts what is cached under the region's id, and in its range if it has one.
     fn evict(&self, region: &Region, reason: EvictReason) {
+        self.noted().cached_before_merge.remove(&region.get_id());
         match cache_region(region) {
             Some(region) => {
                 self.cache.on_region_event(RegionEvent::Eviction { region, reason, on_evict_finished: None });
@@ -67,9 +96,18 @@ impl RegionCacheObserver {
         }
     }
 
+    fn prepare_merge(&self, region: &Region) {
+        let was_cached = self.cache.region_status(region.get_id()).is_some();
+        self.evict(region, EvictReason::PrepareMerge);
+        if was_cached {
+            self.noted().cached_before_merge.insert(region.get_id());
+        }
+    }
+
     /// A merge ended for `region`, which is `merged` now.
     fn evict_and_reload(&self, region: &Region, merged: &Region) {
-        let was_cached = self.cache.region_status(region.get_id()).is_some();
+        let was_cached_before = self.noted().cached_before_merge.contains(&region.get_id());
+        let was_cached = was_cached_before || self.cache.region_status(region.get_id()).is_some();
         self.evict(region, EvictReason::Merge);
         self.evict(merged, EvictReason::Merge);
         if let Some(region) = cache_region(merged).filter(|_| was_cached) {
@@ -116,7 +154,7 @@ impl AdminObserver for RegionCacheObserver {
         let changed = state.modified_region.as_ref().unwrap_or(region);
         match request.get_cmd_type() {
             AdminCmdType::Split | AdminCmdType::BatchSplit => self.follow_split(region, state),
-            AdminCmdType::PrepareMerge => self.evict(region, EvictReason::PrepareMerge),
+            AdminCmdType::PrepareMerge => self.prepare_merge(region),
             AdminCmdType::CommitMerge => {
                 self.evict(request.get_commit_merge().get_source(), EvictReason::Merge);
                 self.evict_and_reload(region, changed);
@@ -178,14 +216,26 @@ impl ApplySnapshotObserver for RegionCacheObserver {
 
 impl RoleObserver for RegionCacheObserver {
     fn on_role_change(&self, ctx: &mut ObserverContext<'_>, change: &RoleChange) {
-        if change.state == StateRole::Follower {
-            self.evict(ctx.region(), EvictReason::BecomeFollower);
+        let region_id = ctx.region().get_id();
+        match change.state {
+            StateRole::Leader => {
+                self.noted().leading.insert(region_id);
+            }
+            StateRole::Follower => {
+                let stepped_down = self.noted().leading.remove(&region_id);
+                if stepped_down {
+                    self.evict(ctx.region(), EvictReason::BecomeFollower);
+                }
+            }
+            // It is a follower or the leader next.
+            StateRole::Candidate | StateRole::PreCandidate => {}
         }
     }
 }
 
 impl DestroyPeerObserver for RegionCacheObserver {
     fn on_destroy_peer(&self, region: &Region) {
+        self.noted().leading.remove(&region.get_id());
         self.evict(region, EvictReason::DestroyPeer);
     }
 }

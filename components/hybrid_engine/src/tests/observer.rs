@@ -62,6 +62,12 @@ impl Fixture {
         state(&self.engine, region_id)
     }
 
+    fn roles(&self, region: &Region, roles: impl IntoIterator<Item = StateRole>) {
+        for role in roles {
+            self.host.on_role_change(region, &RoleChange::new_for_test(role));
+        }
+    }
+
     fn post_exec(&self, region: &Region, request: RaftCmdRequest, failed: bool, state: &ExecState) {
         let mut response = RaftCmdResponse::default();
         if failed {
@@ -118,7 +124,7 @@ fn no_hook_minds_an_uninitialized_region() {
     type Hook = fn(&Fixture, &Region);
     let hooks: [(Hook, bool); 6] = [
         (|fixture, region| fixture.host.on_destroy_peer(region), true),
-        (|fixture, region| fixture.host.on_role_change(region, &RoleChange::new_for_test(StateRole::Follower)), true),
+        (|fixture, region| fixture.roles(region, [StateRole::Leader, StateRole::Follower]), true),
         (|fixture, region| fixture.host.pre_apply_snapshot(region, 1, &KEY, None), true),
         (|fixture, region| fixture.host.post_apply_snapshot(region, 1, &KEY, None), true),
         (|fixture, region| fixture.admin(region, AdminCmdType::CommitMerge, region.clone()), true),
@@ -138,14 +144,43 @@ fn no_hook_minds_an_uninitialized_region() {
 
 #[test]
 fn only_a_leader_that_steps_down_evicts() {
+    use StateRole::{Candidate, Follower, Leader, PreCandidate};
     let fixture = fixture();
     fixture.load(&whole());
-    for role in [StateRole::Leader, StateRole::Candidate, StateRole::PreCandidate] {
-        fixture.host.on_role_change(&whole(), &RoleChange::new_for_test(role));
-        assert_eq!(fixture.state(1), Some(RegionState::Active));
-    }
-    fixture.host.on_role_change(&whole(), &RoleChange::new_for_test(StateRole::Follower));
+    fixture.roles(&whole(), [Leader, Leader]);
+    fixture.roles(&region(7, 1, b"e", b"g"), [Follower]);
+    assert_eq!(fixture.state(1), Some(RegionState::Active));
+    fixture.roles(&whole(), [Follower]);
     assert_eq!(fixture.state(1), None);
+
+    // It may stand for election before it is seen as a follower.
+    fixture.load(&whole());
+    fixture.roles(&whole(), [Leader, PreCandidate, Candidate]);
+    assert_eq!(fixture.state(1), Some(RegionState::Active));
+    fixture.roles(&whole(), [Follower]);
+    assert_eq!(fixture.state(1), None);
+}
+
+/// A role event also tells a follower that others have another leader: the moment for which a region was preloaded.
+#[test]
+fn a_preloaded_follower_stays_cached_when_the_leader_changes() {
+    use StateRole::{Candidate, Follower, Leader, PreCandidate};
+    let fixture = fixture();
+    fixture.load(&whole());
+    fixture.roles(&whole(), [Follower, Follower, PreCandidate, Follower, Candidate, Follower]);
+    assert_eq!(fixture.state(1), Some(RegionState::Active));
+
+    // A leader only steps down once, and does not outlive its peer.
+    fixture.roles(&whole(), [Leader, Follower]);
+    fixture.load(&whole());
+    fixture.roles(&whole(), [Follower]);
+    assert_eq!(fixture.state(1), Some(RegionState::Active));
+    fixture.roles(&whole(), [Leader]);
+    fixture.host.on_destroy_peer(&whole());
+    fixture.load(&whole());
+    fixture.roles(&whole(), [Follower]);
+    assert_eq!(fixture.state(1), Some(RegionState::Active));
+    assert!(check_equals_disk(&fixture.engine, &CacheRegion::from_region(&whole())));
 }
 
 /// 17217 (files), 17644 (ranges).
@@ -214,7 +249,45 @@ fn a_rollback_of_a_merge_evicts_and_loads_with_the_new_epoch() {
     // The next change of its state, which asserted.
     fixture.admin(&rolled_back, AdminCmdType::PrepareMerge, region(1, 4, b"a", b"e"));
     assert_eq!(fixture.state(1), None);
-    // What was not cached is not loaded.
+}
+
+#[test]
+fn a_rollback_of_a_merge_loads_what_its_preparation_has_evicted() {
+    let (merging, rolled_back) = (region(1, 2, b"a", b"e"), region(1, 3, b"a", b"e"));
+    for is_active in [true, false] {
+        let fixture = fixture();
+        if is_active {
+            fixture.load(&whole());
+        } else {
+            request_load(&fixture.engine, &CacheRegion::from_region(&whole()));
+        }
+        fixture.admin(&whole(), AdminCmdType::PrepareMerge, merging.clone());
+        assert_eq!(fixture.state(1), None);
+        fixture.admin(&merging, AdminCmdType::RollbackMerge, rolled_back.clone());
+        assert_eq!(fixture.state(1), Some(RegionState::Pending));
+    }
+}
+
+#[test]
+fn a_rollback_of_a_merge_leaves_cold_what_was_cold_or_was_evicted_since() {
+    type Hook = fn(&Fixture, &Region);
+    let (merging, rolled_back) = (region(1, 2, b"a", b"e"), region(1, 3, b"a", b"e"));
+    let evicting: [Hook; 4] = [
+        |fixture, region| fixture.host.on_destroy_peer(region),
+        |fixture, region| fixture.roles(region, [StateRole::Leader, StateRole::Follower]),
+        |fixture, region| fixture.host.pre_apply_snapshot(region, 1, &KEY, None),
+        // It was not cached at the later preparation.
+        |fixture, region| fixture.admin(region, AdminCmdType::PrepareMerge, region.clone()),
+    ];
+    for (index, hook) in evicting.into_iter().enumerate() {
+        let fixture = fixture();
+        fixture.load(&whole());
+        fixture.admin(&whole(), AdminCmdType::PrepareMerge, merging.clone());
+        hook(&fixture, &merging);
+        fixture.admin(&merging, AdminCmdType::RollbackMerge, rolled_back.clone());
+        assert_eq!(fixture.state(1), None, "hook {index}");
+    }
+    let fixture = fixture();
     fixture.admin(&merging, AdminCmdType::RollbackMerge, rolled_back);
     assert_eq!(fixture.state(1), None);
 }

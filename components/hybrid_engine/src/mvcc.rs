@@ -63,10 +63,12 @@ pub fn get(snapshot: &impl Snapshot, raw_key: &[u8], ts: TimeStamp) -> Result<Mv
 }
 
 /// The user keys `start <= key < end` that have a value at `ts` or are [locked](MvccGet::Locked), in order, at most
-/// `limit`. An empty `start` or `end` is the snapshot's own.
+/// `limit`. An empty `start` or `end` is the end of the key space, as in a region's metadata: to stay within a region,
+/// whose reads may come from the disk, give its bounds.
 ///
 /// # Errors
-/// When the engine fails, what it holds is corrupt, or, in memory, a bound is outside of the region.
+/// When the engine fails, what it holds is corrupt, or, in memory, a bound is outside of the region: never does a scan
+/// end earlier in memory than it would on disk.
 pub fn scan(
     snapshot: &impl Snapshot,
     start: &[u8],
@@ -74,8 +76,8 @@ pub fn scan(
     ts: TimeStamp,
     limit: usize,
 ) -> Result<Vec<(Vec<u8>, MvccGet)>> {
-    let bound = |raw_key: &[u8]| (!raw_key.is_empty()).then(|| data_key(raw_key));
-    let bounds = IterBounds { lower: bound(start), upper: bound(end) };
+    let bound = |raw_key: &[u8], open: &[u8]| if raw_key.is_empty() { open.to_vec() } else { data_key(raw_key) };
+    let bounds = IterBounds::new(bound(start, keys::DATA_MIN_KEY), bound(end, keys::DATA_MAX_KEY));
     let mut locks = snapshot.iter(Cf::Lock, bounds.clone())?;
     let mut writes = snapshot.iter(Cf::Write, bounds)?;
     locks.seek_to_first()?;

@@ -70,7 +70,7 @@ fn corrupt_records_and_missing_values_are_errors() {
     assert!(matches!(get(&snapshot, b"written", ts), Err(Error::Corruption(_))));
     assert!(scan(&snapshot, b"", b"", ts, 9).is_err());
     let mut batch = WriteBatch::new();
-    batch.put(Cf::Write, b"short", b"");
+    batch.put(Cf::Write, b"zshort", b"");
     engine.write(&batch).unwrap();
     assert!(matches!(scan(&engine.snapshot(), b"", b"", ts, 9), Err(Error::Corruption(_))));
 }
@@ -101,7 +101,30 @@ fn memory_refuses_keys_outside_of_its_region() {
     assert!(get(&snapshot, b"d", TimeStamp::max()).is_err());
     assert!(scan(&snapshot, b"b", b"e", TimeStamp::max(), 1).is_err());
     assert_eq!(get(&snapshot, b"c", TimeStamp::max()).unwrap(), MvccGet::NotFound);
-    assert_eq!(scan(&snapshot, b"", b"", TimeStamp::max(), 1).unwrap(), []);
+    assert_eq!(scan(&snapshot, b"b", b"d", TimeStamp::max(), 1).unwrap(), []);
+}
+
+/// With no end, memory would stop at the end of its region and the disk at the end of the store.
+#[test]
+fn a_scan_has_the_same_bounds_on_disk_and_in_memory() {
+    let engine = engine();
+    let mut batch = WriteBatch::new();
+    for key in [b"a", b"c", b"e"] {
+        put_write(&mut batch, key, 6, &Write::new(WriteType::Put, TimeStamp::new(5), Some(b"v".to_vec())));
+    }
+    // Of the store, not of its users.
+    batch.put(Cf::Write, b"\x01local", b"?");
+    batch.put(Cf::Write, b"|behind", b"?");
+    engine.write(&batch).unwrap();
+    let found = scan(&engine.snapshot(), b"", b"", TimeStamp::max(), 9).unwrap();
+    assert_eq!(found.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [b"a", b"c", b"e"]);
+
+    let region = CacheRegion::new(1, 1, data_key(b"b"), data_key(b"d"));
+    load(&engine, &region);
+    let memory = cached(&engine, &region).unwrap();
+    for (start, end) in [(b"".as_slice(), b"d".as_slice()), (b"b", b"")] {
+        assert!(scan(&memory, start, end, TimeStamp::max(), 9).is_err());
+    }
 }
 
 #[derive(Clone, Debug)]

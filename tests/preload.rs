@@ -166,3 +166,21 @@ fn requests_for_regions_that_never_come_are_bounded() {
     assert!(busy() >= 9_800, "{} of {} answers", busy(), preloading.answers().len());
     put(&preloading.cluster, b"still", b"alive");
 }
+
+#[test]
+fn both_pieces_of_a_split_are_served_from_memory_without_being_loaded_again() {
+    let preloading = Preloading::start(&[1, 2, 3], Config::default());
+    preloading.cluster.must_transfer_leader(REGION_ID, 1);
+    put(&preloading.cluster, b"a", b"1");
+    put(&preloading.cluster, b"m", b"1");
+    preloading.request(&new_peer(1, first_peer_id(1)));
+    preloading.wait_for_answers(&["warm"]);
+    preloading.cluster.must_split(REGION_ID, b"h", 2, &[21, 22, 23]);
+    wait::until("the leader to lead both", || preloading.cluster.leader(2).is_some_and(|leader| leader.store_id == 1));
+    for (region_id, key) in [(REGION_ID, b"m"), (2, b"a")] {
+        let snapshot = preloading.cluster.must_snapshot(region_id, u64::MAX).snapshot;
+        assert_eq!(engine_traits::Snapshot::source(&snapshot), ReadSource::Memory, "region {region_id}");
+        let value = engine_traits::Snapshot::get_value(&snapshot, engine_traits::Cf::Default, &keys::data_key(key));
+        assert_eq!(value.unwrap().as_deref(), Some(&b"1"[..]));
+    }
+}

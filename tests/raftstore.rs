@@ -149,3 +149,25 @@ fn commands_that_make_no_sense_are_refused_with_a_reason() {
     let to_nobody = requests::transfer_leader(region, new_peer(3, 333));
     assert!(ask(to_nobody).get_message().contains("peer 333 is not in the region"));
 }
+
+#[test]
+fn split_regions_are_served_on_and_found_again_after_a_restart() {
+    let mut cluster = start(&[1, 2, 3]);
+    cluster.must_put(REGION_ID, b"a", b"1");
+    cluster.must_put(REGION_ID, b"m", b"1");
+    cluster.must_split(REGION_ID, b"h", 2, &[21, 22, 23]);
+    cluster.must_put(2, b"b", b"2");
+    cluster.must_put(REGION_ID, b"n", b"2");
+    for store_id in 1..=3 {
+        cluster.wait_for_value(store_id, b"b", b"2");
+        cluster.wait_for_value(store_id, b"n", b"2");
+    }
+    for store_id in 1..=3 {
+        cluster.restart_store(store_id).unwrap();
+    }
+    cluster.must_put(2, b"c", b"3");
+    let snapshot = cluster.must_snapshot(2, u64::MAX);
+    assert_eq!(snapshot.region.get_end_key(), b"h");
+    assert_eq!(snapshot.snapshot.get_value(Cf::Default, b"za").unwrap().as_deref(), Some(&b"1"[..]));
+    assert_eq!(read(&cluster, b"m").as_deref(), Some(&b"1"[..]));
+}

@@ -317,6 +317,18 @@ impl Cluster {
         }
     }
 
+    /// Splits the region at `key`; see [`requests::split`].
+    ///
+    /// # Panics
+    /// When that is not possible within the deadline.
+    #[track_caller]
+    pub fn must_split(&self, region_id: u64, key: &[u8], new_region_id: u64, new_peer_ids: &[u64]) {
+        let build = |region: &Region| requests::split(region, key, new_region_id, new_peer_ids);
+        if let Err(error) = self.execute(region_id, build) {
+            panic!("cannot split region {region_id} at {key:?}: {error:?}");
+        }
+    }
+
     /// Offers leadership to the peer on `store_id`, once.
     ///
     /// # Errors

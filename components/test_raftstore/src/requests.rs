@@ -3,7 +3,7 @@
 use engine_traits::Cf;
 use kvproto::{
     metapb::{Peer, Region},
-    raft_cmdpb::{AdminCmdType, CmdType, RaftCmdRequest, RaftRequestHeader, Request},
+    raft_cmdpb::{AdminCmdType, CmdType, RaftCmdRequest, RaftRequestHeader, Request, SplitRequest},
 };
 use raft::eraftpb::ConfChangeType;
 
@@ -56,6 +56,22 @@ pub fn change_peer(region: &Region, change_type: ConfChangeType, peer: Peer) -> 
     admin.set_cmd_type(AdminCmdType::ChangePeer);
     admin.mut_change_peer().set_change_type(change_type);
     admin.mut_change_peer().set_peer(peer);
+    command
+}
+
+/// Splits `region` at `key`. What is below it becomes the region `new_region_id`, with `new_peer_ids` in the order of
+/// the region's peers.
+pub fn split(region: &Region, key: &[u8], new_region_id: u64, new_peer_ids: &[u64]) -> RaftCmdRequest {
+    let mut command = RaftCmdRequest::default();
+    command.set_header(header(region));
+    let admin = command.mut_admin_request();
+    admin.set_cmd_type(AdminCmdType::BatchSplit);
+    admin.mut_splits().set_right_derive(true);
+    let mut split = SplitRequest::default();
+    split.set_split_key(key.to_vec());
+    split.set_new_region_id(new_region_id);
+    split.set_new_peer_ids(new_peer_ids.to_vec());
+    admin.mut_splits().mut_requests().push(split);
     command
 }
 

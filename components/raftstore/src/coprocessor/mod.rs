@@ -85,7 +85,8 @@ pub trait AdminObserver: Coprocessor {
         false
     }
 
-    /// After the command was executed and before its effects are written; true asks for them to be written at once.
+    /// After the command was executed and before its effects are written; true asks for them to be written at once. The
+    /// context's region is as before the command; what the command made of it is in `_region_state`.
     fn post_exec_admin(
         &self,
         _ctx: &mut ObserverContext<'_>,

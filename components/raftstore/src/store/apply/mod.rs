@@ -11,6 +11,7 @@
 //!   alike.
 
 mod change_peer;
+mod split;
 mod write;
 
 use engine_traits::{KvEngine, WriteBatch};
@@ -22,8 +23,11 @@ use kvproto::{
 use protobuf::Message;
 use raft::eraftpb::{ConfChange, Entry, EntryType};
 
-pub(crate) use self::write::check_keys;
 use self::write::write;
+pub(crate) use self::{
+    split::{split, split_request},
+    write::check_keys,
+};
 
 use super::{
     core::PeerTag,
@@ -55,8 +59,7 @@ pub struct ApplyOutcome {
     pub applied_term: u64,
     pub answers: Vec<Answer>,
     pub changes: Vec<Change>,
-    /// An observer wants the effects written before anything else is added to the batch.
-    pub write_now: bool,
+    pub urgency: Urgency,
 }
 
 /// The answer to the command at an index of the log.
@@ -77,6 +80,23 @@ pub enum Change {
         region: Region,
         removed_peer: Option<Peer>,
     },
+    Split {
+        /// What is left of the region.
+        derived: Region,
+        new_regions: Vec<Region>,
+    },
+}
+
+/// When the effects of a command have to be in the engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// With those of other commands.
+    #[default]
+    Batched,
+    /// Before another command is executed: an observer wants it so.
+    Now,
+    /// Durably, before the store hears of it.
+    Durable,
 }
 
 /// What one command did.
@@ -85,8 +105,7 @@ struct Executed {
     response: RaftCmdResponse,
     region_state: RegionState,
     change: Option<Change>,
-    /// An observer wants it written at once.
-    write_now: bool,
+    urgency: Urgency,
 }
 
 impl Applier {
@@ -122,7 +141,7 @@ impl Applier {
     ) -> Result<ApplyOutcome> {
         let mut answers = Vec::with_capacity(entries.len());
         let mut changes = Vec::new();
-        let mut write_now = false;
+        let mut urgency = Urgency::default();
         for entry in entries {
             if self.removed {
                 break;
@@ -136,7 +155,7 @@ impl Applier {
             self.apply_state.set_applied_index(entry.get_index());
             self.applied_term = entry.get_term();
             if let Some(executed) = self.apply_entry(entry, batch, host)? {
-                write_now |= executed.write_now;
+                urgency = urgency.max(executed.urgency);
                 changes.extend(executed.change);
                 answers.push(Answer { index: entry.get_index(), term: entry.get_term(), response: executed.response });
             }
@@ -148,7 +167,7 @@ impl Applier {
             applied_term: self.applied_term,
             answers,
             changes,
-            write_now,
+            urgency,
         })
     }
 
@@ -185,14 +204,17 @@ impl Applier {
             .execute(&request, conf_change, batch)
             .unwrap_or_else(|error| Executed { response: error_response(error, term), ..Executed::default() });
         executed.region_state.peer_id = self.tag.peer_id;
-        if let Some(region) = &executed.region_state.modified_region {
-            self.region = region.clone();
+        let before = executed.region_state.modified_region.as_ref().map(|region| {
             let state = if self.removed { PeerState::Tombstone } else { PeerState::Normal };
             put_region_state(batch, region, state);
-        }
+            std::mem::replace(&mut self.region, region.clone())
+        });
         let cmd = Cmd { index, term, request, response: executed.response.clone() };
         let mut info = ApplyCtxInfo { write_batch: batch };
-        executed.write_now = host.post_exec(&self.region, &cmd, &self.apply_state, &executed.region_state, &mut info);
+        let before = before.as_ref().unwrap_or(&self.region);
+        if host.post_exec(before, &cmd, &self.apply_state, &executed.region_state, &mut info) {
+            executed.urgency = executed.urgency.max(Urgency::Now);
+        }
         Ok(Some(executed))
     }
 
@@ -205,6 +227,9 @@ impl Applier {
         check_epoch(&self.region, request)?;
         if request.has_admin_request() {
             let admin = request.get_admin_request();
+            if let Some(request) = split_request(admin) {
+                return self.split(&request, batch);
+            }
             return match (admin.get_cmd_type(), conf_change) {
                 (AdminCmdType::ChangePeer, Some(conf_change)) => self.change_peer(admin.get_change_peer(), conf_change),
                 (other, _) => Err(Error::InvalidRequest(format!("{other:?} is not replicated by this store"))),

@@ -5,7 +5,9 @@
 //! if that entry is of the term it was proposed in, else as stale.
 
 use engine_traits::{KvEngine, LogStore};
-use kvproto::raft_cmdpb::{AdminCmdType, AdminResponse, RaftCmdRequest, RaftCmdResponse, RaftRequestHeader};
+use kvproto::raft_cmdpb::{
+    AdminCmdType, AdminRequest, AdminResponse, RaftCmdRequest, RaftCmdResponse, RaftRequestHeader,
+};
 use raft::eraftpb::{ConfChange, ConfChangeType};
 
 use super::{
@@ -15,7 +17,7 @@ use super::{
 use crate::{
     Error, Result,
     store::{
-        apply::{ApplyOutcome, Change, check_keys, encoded},
+        apply::{ApplyOutcome, Change, check_keys, encoded, split, split_request},
         util::{check_epoch, error_response},
     },
 };
@@ -87,7 +89,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if peer.node.raft.lead_transferee.is_some() {
             return Err(Error::ServerIsBusy("leadership is being transferred".into()));
         }
-        let conf_change = if request.has_admin_request() { Some(conf_change(peer, request)?) } else { None };
+        let conf_change = if request.has_admin_request() { check_admin(peer, request)? } else { None };
 
         let Some(peer) = self.peers.get_mut(&request.get_header().get_region_id()) else {
             return Err(Error::RegionNotFound(request.get_header().get_region_id()));
@@ -126,8 +128,13 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         for (id, response) in responses {
             self.respond(id, response);
         }
-        for Change::Membership { change, region, removed_peer } in outcome.changes {
-            self.on_membership_changed(region_id, &change, region, removed_peer);
+        for change in outcome.changes {
+            match change {
+                Change::Membership { change, region, removed_peer } => {
+                    self.on_membership_changed(region_id, &change, region, removed_peer);
+                }
+                Change::Split { derived, new_regions } => self.on_split(region_id, derived, new_regions),
+            }
         }
         self.dirty.insert(region_id);
         let Some(peer) = self.peer_of(outcome.tag) else {
@@ -147,9 +154,17 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
     }
 }
 
-/// What raft-rs is to replicate for the membership change in `request`.
-fn conf_change<L: LogStore>(peer: &Peer<L>, request: &RaftCmdRequest) -> Result<ConfChange> {
+/// Whether the admin command makes sense now; what raft-rs is to replicate if it is a membership change.
+fn check_admin<L: LogStore>(peer: &Peer<L>, request: &RaftCmdRequest) -> Result<Option<ConfChange>> {
     let admin = request.get_admin_request();
+    if let Some(request) = split_request(admin) {
+        return split(peer.region(), &request).map(|_| None);
+    }
+    conf_change(peer, admin).map(Some)
+}
+
+/// What raft-rs is to replicate for the membership change in `admin`.
+fn conf_change<L: LogStore>(peer: &Peer<L>, admin: &AdminRequest) -> Result<ConfChange> {
     if admin.get_cmd_type() != AdminCmdType::ChangePeer || !admin.has_change_peer() {
         return Err(Error::InvalidRequest(format!("{:?} is not known to this store", admin.get_cmd_type())));
     }

@@ -26,6 +26,19 @@ use crate::{
     },
 };
 
+/// A peer whose data is being removed.
+pub(super) struct Destroying {
+    tag: PeerTag,
+    region: Region,
+}
+
+impl Destroying {
+    /// The region, when it is initialized, that is, when there is data.
+    pub(super) fn initialized(&self) -> Option<&Region> {
+        is_initialized(&self.region).then_some(&self.region)
+    }
+}
+
 impl<E: KvEngine, L: LogStore> Store<E, L> {
     /// Destroys the peer of `region_id`. `tombstone` is the region as the peer should have known it last.
     pub(super) fn destroy(&mut self, region_id: u64, tombstone: Region) {
@@ -52,15 +65,30 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         self.effects.fail_reads(peer.take_reads(), || Error::RegionNotFound(region_id));
         if is_initialized(&region) {
             self.ranges.remove(&keys::enc_end_key(&region));
-            self.tombstones.insert(region_id, tombstone.get_region_epoch().clone());
         }
-        self.destroying.insert(region_id, tag);
-        self.effects.applier(ApplierEffect::Destroy { tag, region: tombstone });
+        self.destroy_data(tag, tombstone);
+    }
+
+    /// Has the applier remove the data of `region`, and the log writer its log. Messages for the region are dropped
+    /// until then.
+    pub(super) fn destroy_data(&mut self, tag: PeerTag, region: Region) {
+        if is_initialized(&region) {
+            self.tombstones.insert(tag.region_id, region.get_region_epoch().clone());
+        }
+        self.destroying.insert(tag.region_id, Destroying { tag, region: region.clone() });
+        self.effects.applier(ApplierEffect::Destroy { tag, region });
     }
 
     pub(super) fn on_data_destroyed(&mut self, tag: PeerTag) {
-        if self.destroying.get(&tag.region_id) == Some(&tag) {
-            let batch = LogBatch { ops: vec![LogOp::Clean { region_id: tag.region_id }] };
+        if self.is_destroying(tag) {
+            let region_id = tag.region_id;
+            let ops = if self.peers.contains_key(&region_id) {
+                // A newer peer is here, uninitialized: what it has voted counts.
+                vec![LogOp::ClearLog { region_id }]
+            } else {
+                vec![LogOp::Clean { region_id }]
+            };
+            let batch = LogBatch { ops };
             let answer = Some(Input::LogCleaned { tag });
             self.effects.push(Effect::WriteLog(LogWrite { batch, sync: true, answer }));
         }
@@ -68,9 +96,13 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
 
     /// The log writer answers in order: nothing that the peer had written is answered after this.
     pub(super) fn on_log_cleaned(&mut self, tag: PeerTag) {
-        if self.destroying.get(&tag.region_id) == Some(&tag) {
+        if self.is_destroying(tag) {
             self.destroying.remove(&tag.region_id);
         }
+    }
+
+    fn is_destroying(&self, tag: PeerTag) -> bool {
+        self.destroying.get(&tag.region_id).is_some_and(|destroying| destroying.tag == tag)
     }
 
     /// The peer here was replaced by a newer one on this store.
@@ -102,9 +134,8 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         self.tombstones.insert(region_id, region.get_region_epoch().clone());
         if load_apply_state(kv, region_id)?.is_some() {
             // The removal was applied, and its data is still there.
-            let tag = PeerTag { region_id, peer_id: 0 };
-            self.destroying.insert(region_id, tag);
-            self.effects.applier(ApplierEffect::Destroy { tag, region });
+            let tag = PeerTag { region_id, peer_id: 0, incarnation: self.next_incarnation() };
+            self.destroy_data(tag, region);
         }
         Ok(())
     }

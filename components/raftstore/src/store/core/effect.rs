@@ -28,6 +28,9 @@ pub struct RequestId(pub u64);
 pub struct PeerTag {
     pub region_id: u64,
     pub peer_id: u64,
+    /// Tells peers apart that have the same id: one that was destroyed without a trace, or that a split has replaced,
+    /// comes back as another.
+    pub incarnation: u64,
 }
 
 /// What happens to a store.
@@ -106,6 +109,19 @@ pub enum ApplierEffect {
     Destroy { tag: PeerTag, region: Region },
     /// The next thing for this region comes after the snapshot worker has replaced its data: forget the applier.
     Forget { tag: PeerTag },
+}
+
+impl ApplierEffect {
+    /// The region whose applier it is for.
+    pub fn region_id(&self) -> u64 {
+        match self {
+            ApplierEffect::Register(applier) => applier.tag().region_id,
+            ApplierEffect::Apply { tag, .. }
+            | ApplierEffect::GenerateSnapshot { tag }
+            | ApplierEffect::Destroy { tag, .. }
+            | ApplierEffect::Forget { tag } => tag.region_id,
+        }
+    }
 }
 
 /// A snapshot to put in the place of a region's data. Answered by [`Input::SnapshotApplied`].

@@ -16,7 +16,7 @@ use tikv_util::{debug, info, warn};
 use super::{
     Store,
     effect::Effect,
-    peer::{Peer, is_initial_message},
+    peer::{Origin, Peer, is_initial_message},
 };
 use crate::store::region::{find_peer, is_epoch_stale};
 
@@ -103,8 +103,8 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             state
         });
         let peer = raft_state.map_err(Into::into).and_then(|raft_state| {
-            let apply_state = RaftApplyState::default();
-            Peer::new(&self.config, self.store_id, meta.clone(), region, self.log.clone(), raft_state, apply_state)
+            let (meta, apply_state) = (meta.clone(), RaftApplyState::default());
+            self.new_peer(Origin { meta, region, raft_state, apply_state })
         });
         match peer {
             Ok(peer) => {

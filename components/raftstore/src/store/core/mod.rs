@@ -11,7 +11,8 @@
 //!
 //! One concept per file: [`command`] proposes and answers, [`destroy`] ends a peer, [`membership`] follows a change of
 //! the region's peers, [`message`] lets messages in and creates peers, [`read`] serves linearizable reads, [`ready`]
-//! turns what raft-rs wants into effects, [`snapshot`] brings one in, [`transfer`] moves leadership.
+//! turns what raft-rs wants into effects, [`snapshot`] brings one in, [`split`] makes
+//! peers of new regions, [`transfer`] moves leadership.
 //!
 //! # Invariants
 //! - No message leaves before what it promises is durable.
@@ -31,6 +32,7 @@ mod peer_storage;
 mod read;
 mod ready;
 mod snapshot;
+mod split;
 mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -44,11 +46,15 @@ use raft::StateRole;
 
 pub use self::effect::{ApplierEffect, ApplySnapshot, Effect, Input, LogWrite, PeerTag, RequestId};
 pub(crate) use self::peer_storage::conf_state_of;
-use self::{peer::Peer, snapshot::parse_pending_snapshot};
+use self::{
+    peer::{Origin, Peer},
+    snapshot::parse_pending_snapshot,
+    split::initial_raft_state,
+};
 use super::{
     apply::Applier,
     config::Config,
-    local_state::{load_apply_state, load_region_states},
+    local_state::{RAFT_INIT_LOG_INDEX, load_apply_state, load_region_states},
     region::{find_peer, is_initialized},
 };
 use crate::{
@@ -69,7 +75,9 @@ pub struct Store<E: KvEngine, L: LogStore> {
     /// Epochs of regions whose peer here was destroyed: messages that are not newer are for the old peer.
     tombstones: HashMap<u64, RegionEpoch>,
     /// Peers that are gone from `peers` and whose data is being removed.
-    destroying: HashMap<u64, PeerTag>,
+    destroying: HashMap<u64, destroy::Destroying>,
+    /// Peers that this store has made since it started.
+    incarnations: u64,
     /// Regions to look at in [`Store::finish`].
     dirty: BTreeSet<u64>,
     effects: effect::Effects,
@@ -116,10 +124,11 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             ranges: BTreeMap::new(),
             tombstones: HashMap::new(),
             destroying: HashMap::new(),
+            incarnations: 0,
             dirty: BTreeSet::new(),
             effects: effect::Effects::default(),
         };
-        let mut regions = HashMap::new();
+        let mut regions = BTreeMap::new();
         for mut state in load_region_states(kv)? {
             let region = state.take_region();
             if state.get_state() == PeerState::Tombstone {
@@ -147,8 +156,12 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
                 (None, None) => {}
             }
         }
-        if let Some(region_id) = regions.into_keys().next() {
-            return Err(Error::InvalidRequest(format!("region {region_id} is on disk without a Raft state")));
+        for (region_id, region) in regions {
+            let apply_state = load_apply_state(kv, region_id)?.unwrap_or_default();
+            if apply_state.get_applied_index() != RAFT_INIT_LOG_INDEX {
+                return Err(Error::InvalidRequest(format!("region {region_id} is on disk without a Raft state")));
+            }
+            store.load_peer(region, apply_state)?;
         }
         Ok(store)
     }
@@ -228,16 +241,31 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let meta = self.own_peer(&region)?;
         let region_id = region.get_id();
         let mut raft_state = self.log.raft_state(region_id)?.unwrap_or_default();
+        if apply_state.get_truncated_state().get_index() == RAFT_INIT_LOG_INDEX
+            && raft_state.get_last_index() < RAFT_INIT_LOG_INDEX
+        {
+            // A split made the region, and the store was stopped before the log knew.
+            raft_state = initial_raft_state(raft_state);
+        }
         // The log learns of a commit without a sync; the data engine may have applied, and kept, more than that. What
         // is applied was committed.
         let commit = raft_state.get_hard_state().get_commit().max(apply_state.get_applied_index());
         raft_state.mut_hard_state().set_commit(commit);
-        let peer =
-            Peer::new(&self.config, self.store_id, meta, region.clone(), self.log.clone(), raft_state, apply_state)?;
+        let peer = self.new_peer(Origin { meta, region: region.clone(), raft_state, apply_state })?;
         self.insert_peer(peer);
         self.register_applier(region_id)?;
         self.host.on_region_changed(&region, RegionChangeEvent::Create, StateRole::Follower);
         Ok(())
+    }
+
+    fn new_peer(&mut self, origin: Origin) -> Result<Peer<L>> {
+        let incarnation = self.next_incarnation();
+        Peer::new(&self.config, self.store_id, incarnation, self.log.clone(), origin)
+    }
+
+    fn next_incarnation(&mut self) -> u64 {
+        self.incarnations += 1;
+        self.incarnations
     }
 
     fn own_peer(&self, region: &Region) -> Result<PeerMeta> {
@@ -265,13 +293,21 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         Ok(())
     }
 
-    /// Another initialized region here that overlaps `region`, which is initialized.
+    /// Another region here whose data overlaps `region`, which is initialized: a region that has a peer, or data that
+    /// a snapshot or a destruction is about to delete.
     fn overlapping_region(&self, region: &Region) -> Option<u64> {
         let (start, end) = (keys::enc_start_key(region), keys::enc_end_key(region));
-        self.ranges
-            .range((std::ops::Bound::Excluded(start), std::ops::Bound::Unbounded))
+        let owned = self
+            .ranges
+            .range((std::ops::Bound::Excluded(start.clone()), std::ops::Bound::Unbounded))
             .map(|(_, id)| *id)
             .take_while(|id| self.peers.get(id).is_some_and(|peer| keys::enc_start_key(peer.region()) < end))
-            .find(|id| *id != region.get_id())
+            .find(|id| *id != region.get_id());
+        let overlaps = |other: &Region| {
+            other.get_id() != region.get_id() && keys::enc_start_key(other) < end && start < keys::enc_end_key(other)
+        };
+        let replaced = self.peers.values().filter_map(|peer| peer.accepted_snapshot.as_ref()?.replaced());
+        let doomed = self.destroying.values().filter_map(destroy::Destroying::initialized);
+        owned.or_else(|| replaced.chain(doomed).find(|other| overlaps(other)).map(Region::get_id))
     }
 }

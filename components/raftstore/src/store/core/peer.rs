@@ -66,13 +66,14 @@ const SENDERS_MAX: usize = 16;
 
 pub(super) struct Peer<L: LogStore> {
     pub(super) meta: PeerMeta,
+    incarnation: u64,
     pub(super) node: RawNode<PeerStorage<L>>,
     /// Commands that wait for being applied, in the order of their index.
     pub(super) proposals: VecDeque<Proposal>,
     pub(super) reads: Reads,
     pub(super) unpersisted: VecDeque<Unpersisted>,
     /// The last `Ready` whose log write is durable.
-    pub(super) durable_ready: u64,
+    pub(super) durable_ready: Option<u64>,
     pub(super) durable_ballot: Ballot,
     /// The transferee as of the last look: raft-rs forgets it when the role changes.
     pub(super) lead_transferee: u64,
@@ -93,16 +94,17 @@ pub(super) struct Peer<L: LogStore> {
     pub(super) pending_destroy: Option<Region>,
 }
 
+/// What a peer begins with.
+pub(super) struct Origin {
+    pub(super) meta: PeerMeta,
+    pub(super) region: Region,
+    pub(super) raft_state: RaftLocalState,
+    pub(super) apply_state: RaftApplyState,
+}
+
 impl<L: LogStore> Peer<L> {
-    pub(super) fn new(
-        config: &Config,
-        store_id: u64,
-        meta: PeerMeta,
-        region: Region,
-        log: L,
-        raft_state: RaftLocalState,
-        apply_state: RaftApplyState,
-    ) -> Result<Self> {
+    pub(super) fn new(config: &Config, store_id: u64, incarnation: u64, log: L, origin: Origin) -> Result<Self> {
+        let Origin { meta, region, raft_state, apply_state } = origin;
         let applied = apply_state.get_applied_index();
         let logger = tikv_util::logger::global().new(slog::o!(
             "store_id" => store_id, "region_id" => region.get_id(), "peer_id" => meta.get_id(),
@@ -112,11 +114,12 @@ impl<L: LogStore> Peer<L> {
         let node = RawNode::new(&config.raft_config(meta.get_id(), applied), storage, &logger)?;
         Ok(Self {
             meta,
+            incarnation,
             node,
             proposals: VecDeque::new(),
             reads: Reads::default(),
             unpersisted: VecDeque::new(),
-            durable_ready: 0,
+            durable_ready: None,
             durable_ballot,
             lead_transferee: 0,
             handed_index: applied,
@@ -131,7 +134,21 @@ impl<L: LogStore> Peer<L> {
     }
 
     pub(super) fn tag(&self) -> PeerTag {
-        PeerTag { region_id: self.region().get_id(), peer_id: self.meta.get_id() }
+        PeerTag { region_id: self.region().get_id(), peer_id: self.meta.get_id(), incarnation: self.incarnation }
+    }
+
+    /// Lets nothing be durable before the state that the peer begins with; returns the number to report that as.
+    pub(super) fn await_initial_state(&mut self) -> u64 {
+        let number = 0; // raft-rs numbers a `Ready` from 1 on.
+        self.unpersisted.push_front(Unpersisted {
+            number,
+            has_write: true,
+            ballot: self.durable_ballot,
+            last_entry: None,
+            has_snapshot: false,
+            messages: Vec::new(),
+        });
+        number
     }
 
     pub(super) fn region(&self) -> &Region {

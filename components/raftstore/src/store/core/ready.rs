@@ -84,7 +84,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let Some(peer) = self.peer_of(tag) else {
             return;
         };
-        peer.durable_ready = ready;
+        peer.durable_ready = Some(ready);
         self.report_durable(tag.region_id);
         self.dirty.insert(tag.region_id);
     }
@@ -93,7 +93,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
     fn report_durable(&mut self, region_id: u64) {
         while let Some(peer) = self.peers.get_mut(&region_id) {
             let durable_ready = peer.durable_ready;
-            let is_durable = |ready: &mut Unpersisted| !ready.has_write || ready.number <= durable_ready;
+            let is_durable = |ready: &mut Unpersisted| !ready.has_write || Some(ready.number) <= durable_ready;
             let Some(durable) = peer.unpersisted.pop_front_if(is_durable) else {
                 return;
             };

@@ -22,7 +22,7 @@ use protobuf::Message as _;
 use raft::{SnapshotStatus, StateRole, eraftpb};
 use tikv_util::{info, warn};
 
-use super::{ApplierEffect, ApplySnapshot, Effect, LogWrite, PeerTag, Store, peer::Peer};
+use super::{ApplierEffect, ApplySnapshot, Effect, LogWrite, PeerTag, Store, peer::Origin};
 use crate::{
     Result,
     coprocessor::RegionChangeEvent,
@@ -54,6 +54,16 @@ enum Stage {
 impl AcceptedSnapshot {
     fn new(snapshot: Snapshot, stage: Stage, replaces: Option<Region>) -> Self {
         Self { snapshot: Arc::new(snapshot), stage, replaces, cancel: Arc::new(AtomicBool::new(false)) }
+    }
+
+    /// The region has shrunk to `region` before the snapshot replaced it.
+    pub(super) fn replaces_only(&mut self, region: Region) {
+        self.replaces = Some(region);
+    }
+
+    /// The region whose data it replaces, when there is any.
+    pub(super) fn replaced(&self) -> Option<&Region> {
+        self.replaces.as_ref()
     }
 
     /// Asks the snapshot worker not to begin. Whether it has the snapshot, and so will answer.
@@ -190,8 +200,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let meta = self.own_peer(&region)?;
         let raft_state = self.log.raft_state(region_id)?.unwrap_or_default();
         let apply_state = apply_state_at(key.idx, key.term);
-        let log = self.log.clone();
-        let mut peer = Peer::new(&self.config, self.store_id, meta, region.clone(), log, raft_state, apply_state)?;
+        let mut peer = self.new_peer(Origin { meta, region: region.clone(), raft_state, apply_state })?;
         peer.accepted_snapshot = Some(AcceptedSnapshot::new(snapshot, Stage::Waiting, before));
         info!("resuming snapshot"; "region_id" => region_id, "index" => key.idx);
         self.insert_peer(peer);

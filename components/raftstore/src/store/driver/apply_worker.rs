@@ -10,7 +10,7 @@ use super::{StoreHandle, fatal, snapshot_workers::GenerateSnapshot};
 use crate::{
     coprocessor::CoprocessorHost,
     store::{
-        apply::{Applier, ApplyOutcome},
+        apply::{Applier, ApplyOutcome, Urgency},
         core::{ApplierEffect, Input, PeerTag},
         data,
     },
@@ -54,14 +54,7 @@ impl ApplyWorkers {
     }
 
     pub(super) fn send(&self, effect: ApplierEffect) {
-        let region_id = match &effect {
-            ApplierEffect::Register(applier) => applier.tag().region_id,
-            ApplierEffect::Apply { tag, .. }
-            | ApplierEffect::GenerateSnapshot { tag }
-            | ApplierEffect::Destroy { tag, .. }
-            | ApplierEffect::Forget { tag } => tag.region_id,
-        };
-        let share = region_id as usize % self.senders.len();
+        let share = effect.region_id() as usize % self.senders.len();
         // Fails only when the thread panicked; then the process is about to end.
         let _ = self.senders[share].send(effect);
     }
@@ -107,10 +100,12 @@ impl<E: KvEngine> ApplyWorker<E> {
                         Ok(outcome) => outcome,
                         Err(error) => fatal("cannot apply a committed entry", &error),
                     };
-                    let write_now = outcome.write_now || self.batch.size_bytes() >= BATCH_SIZE_BYTES_MAX;
+                    let urgency = outcome.urgency;
                     self.outcomes.push(outcome);
-                    if write_now {
-                        self.flush();
+                    match urgency {
+                        Urgency::Batched if self.batch.size_bytes() < BATCH_SIZE_BYTES_MAX => {}
+                        Urgency::Batched | Urgency::Now => self.flush(),
+                        Urgency::Durable => self.flush_durably(),
                     }
                 }
             }
@@ -148,6 +143,20 @@ impl<E: KvEngine> ApplyWorker<E> {
 
     /// Writes what was gathered, and reports it.
     fn flush(&mut self) {
+        self.write();
+        self.report();
+    }
+
+    /// Like [`flush`](Self::flush); what is reported is durable.
+    fn flush_durably(&mut self) {
+        self.write();
+        if let Err(error) = self.kv.sync() {
+            fatal("cannot sync applied entries", &error);
+        }
+        self.report();
+    }
+
+    fn write(&mut self) {
         if !self.batch.is_empty() {
             self.host.on_write_batch(&self.batch);
             if let Err(error) = self.kv.write(&self.batch) {
@@ -155,6 +164,9 @@ impl<E: KvEngine> ApplyWorker<E> {
             }
             self.batch.clear();
         }
+    }
+
+    fn report(&mut self) {
         for outcome in self.outcomes.drain(..) {
             // Fails only when the store is stopped; a restart applies again what it does not know.
             let _ = self.store.input(Input::Applied(Box::new(outcome)));

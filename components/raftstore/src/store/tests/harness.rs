@@ -15,7 +15,7 @@ use engine_test::{MemDisk, MemEngine, MemLogStore};
 use engine_traits::{Cf, KvEngine, LogStore, WriteBatch};
 use kvproto::{
     metapb::{Peer, Region},
-    raft_cmdpb::{AdminCmdType, CmdType, RaftCmdRequest, RaftCmdResponse, RaftRequestHeader, Request},
+    raft_cmdpb::{AdminCmdType, CmdType, RaftCmdRequest, RaftCmdResponse, RaftRequestHeader, Request, SplitRequest},
     raft_serverpb::RaftMessage,
 };
 use raft::{
@@ -29,7 +29,7 @@ use crate::{
     coprocessor::*,
     store::{
         Config, PeerStatus, SnapKey, Snapshot,
-        apply::Applier,
+        apply::{Applier, Urgency},
         bootstrap_region, bootstrap_store,
         core::{ApplierEffect, ApplySnapshot, Effect, Input, LogWrite, RequestId, Store},
         data, new_peer,
@@ -141,14 +141,20 @@ impl TransferLeaderObserver for Recorder {
 impl AdminObserver for Recorder {
     fn post_exec_admin(
         &self,
-        _ctx: &mut ObserverContext<'_>,
+        ctx: &mut ObserverContext<'_>,
         cmd: &Cmd,
         _apply_state: &kvproto::raft_serverpb::RaftApplyState,
         state: &RegionState,
         _info: &mut ApplyCtxInfo<'_>,
     ) -> bool {
         let cmd_type = cmd.request.get_admin_request().get_cmd_type();
-        self.add(format!("post_exec_admin {cmd_type:?} removed={}", state.pending_remove));
+        let version = |region: &Region| region.get_region_epoch().get_version();
+        let after = state.modified_region.as_ref().map_or(0, version);
+        self.add(format!(
+            "post_exec_admin {cmd_type:?} removed={} version {} to {after}",
+            state.pending_remove,
+            version(ctx.region())
+        ));
         false
     }
 }
@@ -170,6 +176,7 @@ pub(super) struct Node {
     /// Log writes are kept here while `hold_log` is set.
     pub(super) hold_log: bool,
     held_writes: VecDeque<LogWrite>,
+    /// What the first region's applier is given is kept here.
     pub(super) hold_applies: bool,
     held_applies: VecDeque<ApplierEffect>,
     pub(super) snapshots: VecDeque<ApplySnapshot>,
@@ -188,6 +195,8 @@ pub(super) struct Harness {
     pub(super) lost_types: Vec<MessageType>,
     /// The requests for votes of all other stores are lost.
     only_candidate: Option<u64>,
+    /// The region that commands, reads and questions are about.
+    pub(super) region_id: u64,
     last_id: u64,
 }
 
@@ -201,6 +210,7 @@ impl Harness {
             cut_off: Vec::new(),
             lost_types: Vec::new(),
             only_candidate: None,
+            region_id: REGION_ID,
             last_id: 0,
         };
         let mut region = Region::default();
@@ -277,7 +287,8 @@ impl Harness {
     }
 
     pub(super) fn status(&mut self, store_id: u64) -> Option<PeerStatus> {
-        self.core(store_id).status(REGION_ID)
+        let region_id = self.region_id;
+        self.core(store_id).status(region_id)
     }
 
     /// Number of peers on a store.
@@ -310,7 +321,9 @@ impl Harness {
             }
             Effect::WriteLog(write) if node.hold_log => node.held_writes.push_back(write),
             Effect::WriteLog(write) => self.write_log(store_id, write),
-            Effect::Applier(effect) if node.hold_applies => node.held_applies.push_back(effect),
+            Effect::Applier(effect) if node.hold_applies && effect.region_id() == REGION_ID => {
+                node.held_applies.push_back(effect);
+            }
             Effect::Applier(effect) => self.apply(store_id, effect),
             Effect::ApplySnapshot(snapshot) => node.snapshots.push_back(snapshot),
             Effect::Respond { id, response } => drop(node.responses.insert(id.0, *response)),
@@ -344,6 +357,9 @@ impl Harness {
                 let applier = node.appliers.get_mut(&tag.region_id).unwrap();
                 let outcome = applier.apply(&entries, &mut batch, &node.host).unwrap();
                 node.kv.write(&batch).unwrap();
+                if outcome.urgency == Urgency::Durable {
+                    node.kv.sync().unwrap();
+                }
                 Input::Applied(Box::new(outcome))
             }
             ApplierEffect::GenerateSnapshot { tag } => {
@@ -467,6 +483,7 @@ impl Harness {
         self.only_candidate = Some(store_id);
         self.tick_until("a leader", |harness| harness.status(store_id).is_some_and(|status| status.is_leader()));
         self.only_candidate = None;
+        self.tick();
     }
 
     fn next_id(&mut self) -> RequestId {
@@ -492,7 +509,7 @@ impl Harness {
 
     pub(super) fn header(&mut self, store_id: u64) -> RaftRequestHeader {
         let mut header = RaftRequestHeader::default();
-        header.set_region_id(REGION_ID);
+        header.set_region_id(self.region_id);
         if let Some(status) = self.status(store_id) {
             header.set_region_epoch(status.region.get_region_epoch().clone());
         }
@@ -502,7 +519,13 @@ impl Harness {
     /// Writes on the leader `store_id` and lets everybody have it.
     #[track_caller]
     pub(super) fn must_put(&mut self, store_id: u64, key: &[u8], value: &[u8]) {
-        let id = self.command(store_id, put(key, value));
+        self.must(store_id, put(key, value));
+    }
+
+    /// Has the leader `store_id` carry `command` out.
+    #[track_caller]
+    pub(super) fn must(&mut self, store_id: u64, command: RaftCmdRequest) {
+        let id = self.command(store_id, command);
         self.settle();
         let response = self.node(store_id).responses.remove(&id).expect("an answer");
         assert!(!response.get_header().has_error(), "{response:?}");
@@ -510,10 +533,29 @@ impl Harness {
 
     #[track_caller]
     pub(super) fn must_change_peer(&mut self, leader: u64, change_type: ConfChangeType, peer: Peer) {
-        let id = self.command(leader, change_peer(change_type, peer));
-        self.settle();
-        let response = self.node(leader).responses.remove(&id).expect("an answer");
-        assert!(!response.get_header().has_error(), "{response:?}");
+        self.must(leader, change_peer(change_type, peer));
+    }
+
+    /// A snapshot of the region on its leader `from`, as the leader would send it to store `to`. It holds a new value of
+    /// `key`, which store `to` does not have yet.
+    pub(super) fn snapshot_message(&mut self, from: u64, to: u64, key: &[u8]) -> RaftMessage {
+        let cut_off = std::mem::replace(&mut self.cut_off, vec![to]);
+        self.must_put(from, key, b"1");
+        self.cut_off = cut_off;
+        let (leader, to_peer) = (self.status(from).unwrap(), self.status(to).unwrap().peer_id);
+        let data = Snapshot::generate(&self.node(from).kv.snapshot(), &leader.region).unwrap();
+        let mut message = RaftMessage::default();
+        message.set_region_id(self.region_id);
+        message.set_from_peer(new_peer(from, leader.peer_id));
+        message.set_to_peer(new_peer(to, to_peer));
+        message.set_region_epoch(leader.region.get_region_epoch().clone());
+        let raft = message.mut_message();
+        raft.set_msg_type(MessageType::MsgSnapshot);
+        raft.set_from(leader.peer_id);
+        raft.set_to(to_peer);
+        raft.set_term(leader.term);
+        raft.set_snapshot(raft_snapshot(data, &leader.region, leader.applied_index, leader.term));
+        message
     }
 
     pub(super) fn get(&self, store_id: u64, key: &[u8]) -> Option<Vec<u8>> {
@@ -537,6 +579,21 @@ pub(super) fn change_peer(change_type: ConfChangeType, peer: Peer) -> RaftCmdReq
     admin.set_cmd_type(AdminCmdType::ChangePeer);
     admin.mut_change_peer().set_change_type(change_type);
     admin.mut_change_peer().set_peer(peer);
+    command
+}
+
+/// A split at `key`; the region `new_region_id` becomes what is left of it, with peer `new_region_id * 100 + n` for the
+/// `n`th peer.
+pub(super) fn split(key: &[u8], new_region_id: u64, peers: u64) -> RaftCmdRequest {
+    let mut command = RaftCmdRequest::default();
+    let admin = command.mut_admin_request();
+    admin.set_cmd_type(AdminCmdType::BatchSplit);
+    admin.mut_splits().set_right_derive(true);
+    let mut split = SplitRequest::default();
+    split.set_split_key(key.to_vec());
+    split.set_new_region_id(new_region_id);
+    split.set_new_peer_ids((1..=peers).map(|n| new_region_id * 100 + n).collect());
+    admin.mut_splits().mut_requests().push(split);
     command
 }
 

@@ -85,7 +85,7 @@ fn snapshot_waits_until_the_applier_is_done_with_older_entries() {
     harness.must_put(1, b"old", b"1");
     harness.tick();
     // A snapshot is only ever sent to a peer that is behind the log; this one says that it is.
-    let snapshot = snapshot_message(&mut harness, 1, 3);
+    let snapshot = harness.snapshot_message(1, 3, b"ahead");
     harness.input(3, Input::RaftMessage(Box::new(snapshot)));
     assert!(harness.status(3).unwrap().applying_snapshot);
     assert!(harness.node(3).snapshots.is_empty(), "entries are still being applied");
@@ -95,30 +95,6 @@ fn snapshot_waits_until_the_applier_is_done_with_older_entries() {
     harness.must_put(1, b"new", b"2");
     harness.tick();
     assert_eq!(harness.get(3, b"new").unwrap(), b"2");
-}
-
-/// A snapshot of everything on store `from`, as its leader would send it, of an index that is ahead of `to`.
-fn snapshot_message(harness: &mut Harness, from: u64, to: u64) -> RaftMessage {
-    use engine_traits::KvEngine;
-    harness.cut_off = vec![to];
-    harness.must_put(from, b"ahead", b"1");
-    harness.cut_off.clear();
-    let to_peer = harness.status(to).unwrap().peer_id;
-    let status = harness.status(from).unwrap();
-    let data = crate::store::Snapshot::generate(&harness.node(from).kv.snapshot(), &status.region).unwrap();
-    let snapshot = crate::store::snapshot::raft_snapshot(data, &status.region, status.applied_index, status.term);
-    let mut message = RaftMessage::default();
-    message.set_region_id(REGION_ID);
-    message.set_from_peer(new_peer(from, 100 + from));
-    message.set_to_peer(new_peer(to, to_peer));
-    message.set_region_epoch(status.region.get_region_epoch().clone());
-    let raft = message.mut_message();
-    raft.set_msg_type(MessageType::MsgSnapshot);
-    raft.set_from(100 + from);
-    raft.set_to(to_peer);
-    raft.set_term(status.term);
-    raft.set_snapshot(snapshot);
-    message
 }
 
 #[test]
@@ -449,8 +425,8 @@ fn peer_does_not_campaign_before_its_snapshot_is_installed() {
 #[test]
 fn older_snapshot_behind_a_newer_one_is_refused() {
     let mut harness = with_uninitialized_peer();
-    let older = snapshot_message(&mut harness, 1, 3);
-    let newer = snapshot_message(&mut harness, 1, 3);
+    let older = harness.snapshot_message(1, 3, b"ahead");
+    let newer = harness.snapshot_message(1, 3, b"ahead");
     let newest = newer.get_message().get_snapshot().get_metadata().get_index();
     assert!(older.get_message().get_snapshot().get_metadata().get_index() < newest);
     let input = |message| Input::RaftMessage(Box::new(message));

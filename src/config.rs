@@ -3,7 +3,9 @@
 //! **Owns** what can be set, its limits, and the reason for each default.
 //!
 //! **How it works.** [`Config`] is what a file says; [`Config::check`] turns it into a [`CheckedConfig`], which is the
-//! only thing the plugin accepts. Every key can be changed online, with `PreloadObserver::set_config`.
+//! only thing the plugin accepts. Every key can be changed online, with `PreloadObserver::set_config`: it holds for what
+//! happens afterwards, and an interval that becomes shorter also shortens the waits that have begun. Each has a test in
+//! `src/tests/online_config.rs`.
 //!
 //! **Invariants.** In a [`CheckedConfig`] every interval is positive, minimum and maximum are in order, and the pinned
 //! ranges are sorted and do not overlap.
@@ -32,7 +34,8 @@ pub struct Config {
     /// holds.
     ///
     /// Default 3s: below half of TiKV's election timeout (10s), at which the store gives the transfer up by itself; a
-    /// region of 96 MiB loads in well under a second. Range 0 to 60s. Online.
+    /// region of 96 MiB loads in well under a second. Range 0 to 60s. Online (for offers that come afterwards; zero also
+    /// for those that are held back).
     pub warmup_timeout: ReadableDuration,
 
     /// How long a request may wait for its region to become warm, on the store that was asked; and how long the asking

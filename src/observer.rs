@@ -154,9 +154,9 @@ impl PreloadObserver {
         self.handle.driver.lock().step()
     }
 
-    /// Replaces the configuration.
+    /// Replaces the configuration. The worker applies it to the regions that are known, a few at a time.
     pub fn set_config(&self, config: CheckedConfig) {
-        self.notify(|core, now| core.set_config(config, now));
+        self.notify(|core, _| core.set_config(config));
     }
 
     /// How much the plugin holds.

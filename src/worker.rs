@@ -4,12 +4,13 @@
 //!
 //! **How it works.**
 //! 1. A hook takes the lock, lets the core know, and wakes the worker if that is due earlier than it wanted to wake up.
-//! 2. The worker takes one action at a time from the core and executes it without the lock: it loads, probes, sends.
+//! 2. The worker tells the regions of a new configuration, if there is one. Then it takes one action at a time from the
+//!    core and executes it without the lock: it loads, probes, sends.
 //! 3. When there is none left it logs and counts the notices, and sleeps until the next action is due.
 //!
 //! Without a thread, [`Driver::step`] does 2 and 3 for a simulator, which moves the clock itself.
 //!
-//! **Invariants.** The lock is held for an event or for taking an action, never while the cache engine, the transport or
+//! **Invariants.** Until the store stops, the lock is held for an event or for taking an action, never while the cache engine, the transport or
 //! the logger is called. A load is decided on right before it is made; a snapshot that comes in between is the reason
 //! why the core forgets what it knew, and loads again, when the snapshot is applied: applying it evicts the region (I5).
 //!
@@ -151,6 +152,7 @@ impl Driver {
     /// Does all that is due now; returns when there is something to do again.
     pub(crate) fn step(&mut self) -> Option<Duration> {
         fail_point!("preload_observer::worker::pause");
+        while self.tell_config() {}
         while let Some(action) = self.next_action() {
             match action {
                 Action::Load(region) => self.load(&region),
@@ -165,6 +167,12 @@ impl Driver {
         drop(state);
         report::report(&notices, notices_lost, status);
         due
+    }
+
+    /// Takes the lock for a part of the regions only.
+    fn tell_config(&self) -> bool {
+        let now = (self.shared.clock)();
+        self.shared.state.lock().core.tell_config(now)
     }
 
     fn next_action(&self) -> Option<Action> {

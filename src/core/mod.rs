@@ -6,8 +6,9 @@
 //! **How it works.**
 //! 1. A hook reports an event by one of the methods, with the time at which it happened. The region that it is about is
 //!    brought up to date at once (`region.rs`).
-//! 2. The driver calls [`Core::next_action`] until there is none: messages first, then what is due by the agenda. A load
-//!    or a probe is decided on at that moment, never queued.
+//! 2. The driver calls [`Core::tell_config`] until all regions know the configuration, and [`Core::next_action`] until
+//!    there is none: messages first, then what is due by the agenda. A load or a probe is decided on at that moment,
+//!    never queued.
 //! 3. The driver reports what a probe found by [`Core::observed`], and turns [`Core::take_notices`] into logs and metrics.
 //! 4. [`Core::next_due`] tells when there is something to do again even if nothing happens.
 //!
@@ -66,6 +67,9 @@ use crate::{
     message::{Address, Malformed, PreloadAnswer, PreloadRequest},
 };
 
+/// So many regions are told of a new configuration in one go: a hook waits no longer than for as many other hooks.
+const TOLD_AT_ONCE: usize = 64;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Core {
@@ -80,6 +84,8 @@ pub struct Core {
     requests: Requests,
     /// How many requests wait, over all regions.
     parked: usize,
+    /// The regions from this one on have not been told of the configuration yet.
+    untold_from: Option<u64>,
     /// The last generation that was given out.
     generation: u64,
     jitter: Jitter,
@@ -101,32 +107,53 @@ impl Core {
             outbox,
             requests: Requests::default(),
             parked: 0,
+            untold_from: None,
             generation: 0,
             jitter: Jitter::new(seed),
             is_stopped: false,
         }
     }
 
-    /// Replaces the configuration. Requests that wait keep their deadline; without `enabled` they end.
-    pub fn set_config(&mut self, config: CheckedConfig, now: Duration) {
+    /// Replaces the configuration. It holds for what comes next at once; for the regions that are known it takes calls of
+    /// [`tell_config`](Self::tell_config). Requests that wait keep their deadline; without `enabled` they end.
+    pub fn set_config(&mut self, config: CheckedConfig) {
         if self.is_stopped {
             return;
         }
         self.outbox.set_messages_max(config.max_queued_messages);
         self.config = config;
-        if !self.config.enabled {
-            self.withdraw(Rejection::Disabled, now);
-        }
-        self.upkeep_all(now);
+        self.untold_from = Some(0);
     }
 
-    /// Ends all requests that wait, and refuses further ones.
+    /// Tells some of the regions of a new configuration; returns whether there are more. A store may have a million, and
+    /// hooks wait for the lock meanwhile.
+    pub fn tell_config(&mut self, now: Duration) -> bool {
+        let Some(from) = self.untold_from else { return false };
+        let mut region_ids: Vec<u64> = self.regions.range(from..).map(|(id, _)| *id).take(TOLD_AT_ONCE + 1).collect();
+        self.untold_from = if region_ids.len() > TOLD_AT_ONCE { region_ids.pop() } else { None };
+        for region_id in region_ids {
+            if !self.config.enabled {
+                self.withdraw(region_id, Rejection::Disabled, now);
+            }
+            if let Some(entry) = self.regions.get_mut(&region_id) {
+                entry.warming.shorten_wait(now, &self.config, &mut self.jitter);
+            }
+            self.upkeep(region_id, now);
+        }
+        self.untold_from.is_some()
+    }
+
+    /// Ends all requests that wait, and refuses further ones. Takes as long as there are regions.
     pub fn stop(&mut self, now: Duration) {
         self.is_stopped = true;
         // Nothing is wanted any more, pinned ranges included.
         self.config.enabled = false;
-        self.withdraw(Rejection::Stopping, now);
-        self.upkeep_all(now);
+        self.untold_from = None;
+        let region_ids: Vec<u64> = self.regions.keys().copied().collect();
+        for region_id in region_ids {
+            self.withdraw(region_id, Rejection::Stopping, now);
+            self.upkeep(region_id, now);
+        }
     }
 }
 
@@ -236,7 +263,7 @@ impl Core {
 
     /// When [`next_action`](Self::next_action) has something, if nothing happens until then.
     pub fn next_due(&self) -> Option<Duration> {
-        if self.outbox.messages_len() > 0 || self.outbox.has_notices() {
+        if self.outbox.messages_len() > 0 || self.outbox.has_notices() || self.untold_from.is_some() {
             return Some(Duration::ZERO);
         }
         self.agenda.first().into_iter().chain(self.requests.next_deadline()).min()
@@ -314,18 +341,12 @@ impl Core {
         }
     }
 
-    fn upkeep_all(&mut self, now: Duration) {
-        let region_ids: Vec<u64> = self.regions.keys().copied().collect();
-        region_ids.into_iter().for_each(|region_id| self.upkeep(region_id, now));
-    }
-
-    fn withdraw(&mut self, why: Rejection, now: Duration) {
-        for entry in self.regions.values_mut() {
-            entry.hold = None;
-            let local_epoch = entry.life.epoch();
-            let mut ending = Ending { now, outbox: &mut self.outbox, parked: &mut self.parked, local_epoch };
-            entry.intent.reject_all(&mut ending, why);
-        }
+    fn withdraw(&mut self, region_id: u64, why: Rejection, now: Duration) {
+        let Some(entry) = self.regions.get_mut(&region_id) else { return };
+        entry.hold = None;
+        let local_epoch = entry.life.epoch();
+        let mut ending = Ending { now, outbox: &mut self.outbox, parked: &mut self.parked, local_epoch };
+        entry.intent.reject_all(&mut ending, why);
     }
 }
 

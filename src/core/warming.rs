@@ -38,6 +38,15 @@ pub(super) enum Step {
     Load,
 }
 
+/// Which of the configuration's intervals a step waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Wait {
+    #[default]
+    Probe,
+    Reconcile,
+    Backoff,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Warming {
     pub(super) generation: u64,
@@ -45,6 +54,8 @@ pub(super) struct Warming {
     seen: Option<(CacheState, Duration)>,
     next: Step,
     next_at: Duration,
+    /// What `next_at` was derived from, if it lies in the future.
+    wait: Wait,
     /// Loads since the region was seen active, the goal was set or the data changed.
     loads: u32,
     /// Loads in a row that were lost; `loads_lost <= loads`.
@@ -106,38 +117,55 @@ impl Warming {
         if step == Step::Load {
             self.loads = self.loads.saturating_add(1);
         }
+        self.wait = Wait::Probe;
         self.next_at = now.saturating_add(config.probe_interval);
         Some(step)
+    }
+
+    /// The intervals may be shorter now: none that was begun with a longer one lasts longer than a new one would.
+    pub(super) fn shorten_wait(&mut self, now: Duration, config: &CheckedConfig, jitter: &mut Jitter) {
+        let interval = self.interval(config);
+        if self.next_at > now.saturating_add(interval) {
+            // All regions get here at the same time; without jitter they would be in step from now on.
+            self.next_at = now.saturating_add(jitter.shorten(interval));
+        }
     }
 
     /// A probe of this generation saw `state`.
     pub(super) fn observed(&mut self, state: CacheState, now: Duration, config: &CheckedConfig, jitter: &mut Jitter) {
         self.seen = Some((state, now));
-        let wait = match (state, self.goal) {
+        self.wait = match (state, self.goal) {
             (CacheState::Active, _) => {
                 (self.loads, self.loads_lost) = (0, 0);
-                config.reconcile_interval
+                Wait::Reconcile
             }
             // Nothing is won yet: a region that is too large gets this far each time.
-            (CacheState::Loading, _) => config.probe_interval,
-            (CacheState::Absent, Goal::Nothing | Goal::Know) => config.reconcile_interval,
+            (CacheState::Loading, _) => Wait::Probe,
+            (CacheState::Absent, Goal::Nothing | Goal::Know) => Wait::Reconcile,
             (CacheState::Absent, Goal::Warm(_)) if self.loads == 0 => {
-                self.next = Step::Load;
-                Duration::ZERO
+                (self.next, self.next_at) = (Step::Load, now);
+                return;
             }
             (CacheState::Absent, Goal::Warm(_)) => {
                 self.next = Step::Load;
-                let backoff = self.backoff(config);
                 self.loads_lost = self.loads_lost.saturating_add(1);
-                jitter.shorten(backoff)
+                Wait::Backoff
             }
         };
-        self.next_at = now.saturating_add(wait);
+        let interval = self.interval(config);
+        let interval = if self.wait == Wait::Backoff { jitter.shorten(interval) } else { interval };
+        self.next_at = now.saturating_add(interval);
     }
 
-    fn backoff(&self, config: &CheckedConfig) -> Duration {
-        let factor = 1_u32.checked_shl(self.loads_lost).unwrap_or(u32::MAX);
-        config.load_retry_backoff_min.saturating_mul(factor).min(config.load_retry_backoff_max)
+    fn interval(&self, config: &CheckedConfig) -> Duration {
+        match self.wait {
+            Wait::Probe => config.probe_interval,
+            Wait::Reconcile => config.reconcile_interval,
+            Wait::Backoff => {
+                let factor = 1_u32.checked_shl(self.loads_lost.saturating_sub(1)).unwrap_or(u32::MAX);
+                config.load_retry_backoff_min.saturating_mul(factor).min(config.load_retry_backoff_max)
+            }
+        }
     }
 }
 

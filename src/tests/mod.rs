@@ -3,6 +3,7 @@
 mod faults;
 mod hostile;
 mod model;
+mod online_config;
 mod transfers;
 mod verdicts;
 mod warming;

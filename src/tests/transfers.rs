@@ -47,6 +47,18 @@ fn transfer(bench: &Bench) -> Option<TransferLeaderCustomContext> {
     bench.observer.pre_transfer_leader(&mut ObserverContext::new(&region(7)), &request).unwrap()
 }
 
+/// Offers leadership of region 7 to its peers on `stores`.
+pub(super) fn transfer_to(bench: &Bench, stores: std::ops::Range<u64>) {
+    let mut request = TransferLeaderRequest::default();
+    for store_id in stores {
+        request.mut_peers().push(peer(7, store_id));
+    }
+    // Incomplete and local targets are not asked.
+    request.mut_peers().push(Default::default());
+    request.mut_peers().push(peer(7, STORE));
+    bench.observer.pre_transfer_leader(&mut ObserverContext::new(&region(7)), &request).unwrap();
+}
+
 fn answer(kind: AnswerKind) -> RaftMessage {
     use protobuf::Message;
 
@@ -205,14 +217,7 @@ fn requests_in_flight_are_bounded_and_expire() {
     let bench = warm_leader();
     let one = Config { max_in_flight_requests: 1, ..Config::default() };
     bench.observer.set_config(one.check().unwrap());
-    let mut request = TransferLeaderRequest::default();
-    for store_id in 2..9 {
-        request.mut_peers().push(peer(7, store_id));
-    }
-    // Incomplete and local targets are not asked.
-    request.mut_peers().push(Default::default());
-    request.mut_peers().push(peer(7, STORE));
-    bench.observer.pre_transfer_leader(&mut ObserverContext::new(&region(7)), &request).unwrap();
+    transfer_to(&bench, 2..9);
     bench.observer.step();
     assert_eq!((bench.transport.take().len(), bench.observer.status().in_flight_requests), (1, 1));
     bench.receive(&answer(AnswerKind::ServerIsBusy));

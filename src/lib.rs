@@ -7,10 +7,18 @@
 //! ([`core`]) that knows no thread, clock, engine or logger; a worker executes what that decides. What the cache should
 //! hold is compared again and again with what it holds, so that nothing depends on a message or a load that got lost.
 //!
-//! **Invariants.** See the project's design: I1 (no uninitialized region reaches the cache engine) and I2 (no hook panics
-//! or blocks) above all.
+//! **Invariants.** I1 to I7 of `ARCHITECTURE.md`; above all I1 (no uninitialized region reaches the cache engine) and I2
+//! (no hook panics or blocks).
 //!
 //! **Must not** depend on anything that TiKV does not have: this crate is compiled inside TiKV as well.
+//!
+//! # The feature `transfer-leader`
+//! On by default, it adds the two hooks around a leader transfer, which TiKV has since v8.5.2: the leader asks the target to
+//! warm the region up, and the target holds its acknowledgement back. Off, the plugin asks nobody and holds nothing back; it
+//! still intercepts and answers requests of others, and warms up what they ask for and what is pinned. The hooks it then
+//! uses are those that v8.4.0 to v8.5.1 have as well. Off is not yet a port to those versions, though: there
+//! `RegionCacheEngineExt::region_cached` takes the region alone, without `active_only`, and no crate compiles against both
+//! shapes of a trait that is not its own. The difference is one line, in `Driver::is_cached` of `src/worker.rs`.
 //!
 //! ```no_run
 //! # fn example<E: engine_traits::KvEngine, T: raftstore::store::Transport + 'static>(

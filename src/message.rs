@@ -213,15 +213,20 @@ pub fn answer_message(answer: &Answer) -> RaftMessage {
     set_epoch(&mut message, answer.epoch);
     message.mut_extra_msg().set_type(ExtraMessageType::MsgPreLoadRegionResponse);
     if let Some(mut error) = answer.body.to_error(&answer.request) {
-        if error.compute_size() as usize > ANSWER_BYTES_MAX {
+        let mut bytes = encode(&error);
+        if bytes.len() > ANSWER_BYTES_MAX {
             error.mut_epoch_not_match().mut_current_regions().clear();
+            bytes = encode(&error);
         }
-        // Encoding fails on uninitialized proto2 fields only, and these are proto3; an error without details still is
-        // not taken for "warm".
-        let bytes = error.write_to_bytes().unwrap_or_else(|_| UNSPECIFIED_ERROR.to_vec());
         message.set_extra_ctx(bytes);
     }
     message
+}
+
+/// Encoding fails on uninitialized proto2 fields only, and these are proto3; an error without details still is not taken
+/// for "warm".
+fn encode(error: &errorpb::Error) -> Vec<u8> {
+    error.write_to_bytes().unwrap_or_else(|_| UNSPECIFIED_ERROR.to_vec())
 }
 
 /// An `errorpb::Error` whose `message` (field 1, length-delimited) is `?`.

@@ -261,7 +261,7 @@ impl RegionChangeObserver for PreloadObserver {
             RegionChangeEvent::Create => MetadataChange::Create,
             RegionChangeEvent::Update(RegionChangeReason::PrepareMerge) => MetadataChange::PrepareMerge,
             RegionChangeEvent::Update(_) => MetadataChange::Update,
-            RegionChangeEvent::Destroy => return self.on_destroy_peer(region),
+            RegionChangeEvent::Destroy => return self.notify(|core, now| core.region_gone(region, now)),
             RegionChangeEvent::UpdateBuckets(_) => return,
         };
         self.notify(|core, now| core.region_changed(region, change, role == StateRole::Leader, now));
@@ -354,6 +354,25 @@ mod transfer {
             let offer = Offer { leader_peer_id: message.get_from(), term: message.get_term(), is_preloaded };
             let region_id = ctx.region().get_id();
             self.notify(|core, now| core.ack(region_id, offer, now)) == Ack::Go
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{core::Notice, test_support::*};
+
+    /// The store says twice that a peer is gone; it is logged and counted once.
+    #[test]
+    fn destroyed_uninitialized_peer_is_told_once() {
+        let bench = Bench::new();
+        bench.role(&uninitialized(7), StateRole::Follower, &peer(7, OTHER_STORE));
+        for region_id in [7, 8] {
+            bench.destroy(&uninitialized(region_id));
+            let (notices, _) = bench.observer.notify(|core, _| core.take_notices());
+            let destroyed = notices.iter().filter(|notice| matches!(notice, Notice::UninitializedDestroyed { .. }));
+            assert_eq!(destroyed.count(), 1, "region {region_id}");
         }
     }
 }

@@ -72,12 +72,18 @@ impl Core {
         self.affected(region_id, effect, now);
     }
 
-    /// The peer of `region` is destroyed, or about to be. What waits for a newer peer of the region goes on waiting.
+    /// The peer of `region` is destroyed, or about to be: `on_destroy_peer`, which a store calls once for each peer.
     pub fn peer_destroyed(&mut self, region: &Region, now: Duration) {
-        let region_id = region.get_id();
         if region.get_peers().is_empty() {
-            self.outbox.notice(Notice::UninitializedDestroyed { region_id });
+            self.outbox.notice(Notice::UninitializedDestroyed { region_id: region.get_id() });
         }
+        self.region_gone(region, now);
+    }
+
+    /// The store has no peer of `region` any more: `RegionChangeEvent::Destroy`, before or after
+    /// [`peer_destroyed`](Self::peer_destroyed). What waits for a newer peer of the region goes on waiting.
+    pub fn region_gone(&mut self, region: &Region, now: Duration) {
+        let region_id = region.get_id();
         let here = region.get_peers().iter().find(|peer| peer.get_store_id() == self.store_id);
         let entry = self.regions.get_mut(&region_id);
         let known = entry.as_ref().and_then(|entry| entry.life.peer_id());

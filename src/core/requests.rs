@@ -19,7 +19,7 @@ use std::{
 use super::action::{ColdReason, Notice, Outbox};
 use crate::message::{Address, AnswerKind, PreloadAnswer};
 
-/// One target at a time is asked about a region, hence the order: all requests for a region are neighbours.
+/// In this order, so that the requests for a region, one for each target of its transfer, are neighbours.
 type Key = (u64, Address);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -161,6 +161,10 @@ impl Hold {
 
 /// For how long a region that was found in the cache is believed to be there: until the probe after the next one, so
 /// that a probe that is late does not make the region look cold.
+///
+/// A follower that nobody waits for is not probed. What its cache evicts meanwhile is noticed if a hook comes with it, as
+/// for a snapshot, a merge or another leader; what is evicted for lack of memory is not, and an offer that comes within
+/// this time is acknowledged cold.
 fn fresh_for(config: &CheckedConfig) -> Duration {
     config.reconcile_interval.saturating_mul(2)
 }

@@ -56,8 +56,9 @@ impl Core {
         }
         let metadata = InitializedRegion::on_store(region, self.store_id);
         let Some(entry) = self.entry_for(region_id, metadata.as_ref().ok()) else { return };
-        // The cache evicts the region whenever a peer becomes a follower, also one that was a follower of another leader.
-        // What was seen before would make the next leader's offer look warm (tikv/tikv#18453).
+        // TiKV's cache evicts the region at each of these events, also when a follower learns of another leader: what was
+        // seen before would make that leader's offer look warm (tikv/tikv#18453). With a cache that keeps it, as ours
+        // does unless a leader steps down, this costs a look-up.
         let mut effect = if role.is_leader { Effect::Unchanged } else { Effect::DataChanged };
         entry.life.is_leader = role.is_leader;
         if !role.is_initialized {

@@ -107,7 +107,7 @@ fn fault_18453_hold_belongs_to_one_leader_and_term() {
     assert!(offer(&bench, 7, 72, 8), "warm");
 }
 
-/// What was seen in the cache before the leader changed counts for nothing: the cache evicts the region then.
+/// What was seen in the cache before the leader changed counts for nothing: TiKV's cache evicts the region then.
 #[cfg(feature = "transfer-leader")]
 #[test]
 fn fault_18453_follower_does_not_believe_what_it_saw_under_the_leader_before() {

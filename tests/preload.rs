@@ -158,12 +158,16 @@ fn requests_for_regions_that_never_come_are_bounded() {
     for region_id in 10_000..20_000 {
         region.set_id(region_id);
         preloading.send(preload_request(&region, new_peer(1, region_id), new_peer(2, region_id + 1)));
+        if region_id % 1000 == 999 {
+            // Faster than its answers can be sent, a request may be dropped without one; that is another test's subject.
+            let asked = (region_id - 9_999) as usize;
+            wait::until("answers", || preloading.answers().len() >= asked);
+            let status = preloading.plugin(2).status();
+            assert!(status.parked_requests <= 100, "{status:?}");
+        }
     }
-    let busy = || preloading.answers().iter().filter(|answer| *answer == "server_is_busy").count();
-    wait::until("refusals", || busy() >= 9_900 || preloading.answers().len() >= 10_000);
-    let status = preloading.plugin(2).status();
-    assert!(status.parked_requests <= 100, "{status:?}");
-    assert!(busy() >= 9_800, "{} of {} answers", busy(), preloading.answers().len());
+    let busy = preloading.answers().iter().filter(|answer| *answer == "server_is_busy").count();
+    assert!(busy >= 9_900, "{busy} of {} answers", preloading.answers().len());
     put(&preloading.cluster, b"still", b"alive");
 }
 

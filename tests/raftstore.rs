@@ -171,3 +171,35 @@ fn split_regions_are_served_on_and_found_again_after_a_restart() {
     assert_eq!(snapshot.snapshot.get_value(Cf::Default, b"za").unwrap().as_deref(), Some(&b"1"[..]));
     assert_eq!(read(&cluster, b"m").as_deref(), Some(&b"1"[..]));
 }
+
+#[test]
+fn store_that_was_away_longer_than_the_log_is_brought_up_to_date_by_a_snapshot() {
+    let mut config = ClusterConfig::default();
+    config.raftstore.raft_log_gc_ticks = 2;
+    config.raftstore.raft_log_gc_threshold = 5;
+    config.raftstore.raft_log_gc_count_limit = 20;
+    let mut cluster = Cluster::start(config).unwrap();
+    cluster.must_put(REGION_ID, b"first", b"1");
+    cluster.wait_for_value(3, b"first", b"1");
+    cluster.stop_store(3);
+    for i in 0..60u8 {
+        cluster.must_put(REGION_ID, &[i], b"value");
+    }
+    let snapshots = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let seen = snapshots.clone();
+    cluster.network().add_filter(Hold::new(move |message| {
+        if message.get_message().get_msg_type() == MessageType::MsgSnapshot {
+            seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        false
+    }));
+    cluster.start_store(3).unwrap();
+    cluster.wait_for_value(3, &[59], b"value");
+    assert!(snapshots.load(std::sync::atomic::Ordering::Relaxed) > 0, "the log was still there");
+    for i in 0..60u8 {
+        assert!(cluster.kv(3).get_value(Cf::Default, &keys::data_key(&[i])).unwrap().is_some(), "key {i}");
+    }
+    cluster.restart_store(3).unwrap();
+    cluster.must_put(REGION_ID, b"last", b"1");
+    cluster.wait_for_value(3, b"last", b"1");
+}

@@ -145,6 +145,11 @@ impl fmt::Debug for MemLogStore {
 }
 
 impl LogStore for MemLogStore {
+    /// Memory is freed at once.
+    fn purge(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn write(&self, batch: LogBatch, sync: bool) -> Result<()> {
         self.handle.write(|logs| logs.apply(batch))?;
         if sync { self.handle.sync() } else { Ok(()) }

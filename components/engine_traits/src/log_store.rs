@@ -15,6 +15,10 @@ pub trait LogStore: Clone + Send + Sync + 'static {
     /// Once a write failed, the store is poisoned and every later write fails too.
     fn write(&self, batch: LogBatch, sync: bool) -> Result<()>;
 
+    /// Frees the space of what was dropped. To be called now and then, one call at a time, on a thread that may be held
+    /// up by reading and writing files.
+    fn purge(&self) -> Result<()>;
+
     fn store_ident(&self) -> Result<Option<StoreIdent>>;
 
     /// The regions that have a Raft state, in no order.

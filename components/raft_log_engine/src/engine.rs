@@ -96,16 +96,6 @@ impl RaftLogEngine {
         Ok(Self { inner: Arc::new(Inner { engine, id: StoreId::unique(), failed: OnceLock::new() }) })
     }
 
-    /// Deletes log files that hold nothing alive, after rewriting the little that is still alive in the oldest ones.
-    /// Returns the regions whose logs should be compacted, because they keep old files alive. Does nothing while all
-    /// files are smaller than the threshold.
-    ///
-    /// Reads and writes files; call it regularly, say every ten seconds, from a background thread, one call at a time.
-    pub fn purge(&self) -> Result<Vec<u64>> {
-        self.check()?;
-        self.inner.id.run(|| self.inner.engine.purge_expired_files().map_err(|error| self.poison("purge", error)))
-    }
-
     fn check(&self) -> Result<()> {
         match self.inner.failed.get() {
             Some(operation) => Err(Error::Poisoned { operation }),
@@ -159,6 +149,15 @@ impl fmt::Debug for RaftLogEngine {
 }
 
 impl LogStore for RaftLogEngine {
+    /// Deletes log files that hold nothing alive, after rewriting the little that is still alive in the oldest ones. Does
+    /// nothing while all files together are smaller than the threshold.
+    fn purge(&self) -> Result<()> {
+        self.check()?;
+        // The regions that keep old files alive are known to their leaders, whose compactions have a limit of their own.
+        let purge = || self.inner.engine.purge_expired_files().map_err(|error| self.poison("purge", error));
+        self.inner.id.run(purge).map(drop)
+    }
+
     fn write(&self, batch: LogBatch, sync: bool) -> Result<()> {
         self.check()?;
         let mut encoded = encode(&self.inner.engine, batch)?;

@@ -28,6 +28,13 @@ pub struct Config {
     pub raft_max_inflight_msgs: usize,
     /// A larger command is refused. Default 8 MiB, as in TiKV: one entry must not stall a follower for long.
     pub raft_entry_max_size: ReadableSize,
+    /// Ticks between two looks at whether logs can be shortened; at least 1. Default 30: every 3 s.
+    pub raft_log_gc_ticks: usize,
+    /// Fewer entries than this are not worth a compaction; at least 1. Default 50, as in TiKV.
+    pub raft_log_gc_threshold: u64,
+    /// A log of so many entries is shortened although a peer still needs them; at least `raft-log-gc-threshold`. The peer
+    /// gets a snapshot instead. Default 10,000: some ten times what a peer misses during a restart under load.
+    pub raft_log_gc_count_limit: u64,
     /// Commands of one region that may wait for being applied; more are refused as busy. Default 4096.
     pub max_pending_commands: usize,
     /// For how long a transferee may hold back its acknowledgement of an offered leadership while an observer says
@@ -45,6 +52,9 @@ impl Default for Config {
             raft_max_size_per_msg: ReadableSize::mb(1),
             raft_max_inflight_msgs: 256,
             raft_entry_max_size: ReadableSize::mb(8),
+            raft_log_gc_ticks: 30,
+            raft_log_gc_threshold: 50,
+            raft_log_gc_count_limit: 10_000,
             max_pending_commands: 4096,
             transfer_leader_hold_timeout: ReadableDuration::secs(3),
         }
@@ -90,6 +100,13 @@ impl Config {
         check(inflight >= 1, "raft-max-inflight-msgs", inflight.to_string(), "at least 1".into())?;
         let entry = self.raft_entry_max_size;
         check(entry.0 >= 1024, "raft-entry-max-size", entry.to_string(), "at least 1KiB".into())?;
+        let ticks = self.raft_log_gc_ticks;
+        check(ticks >= 1, "raft-log-gc-ticks", ticks.to_string(), "at least 1".into())?;
+        let threshold = self.raft_log_gc_threshold;
+        check(threshold >= 1, "raft-log-gc-threshold", threshold.to_string(), "at least 1".into())?;
+        let limit = self.raft_log_gc_count_limit;
+        let allowed = format!("at least raft-log-gc-threshold = {threshold}");
+        check(limit >= threshold, "raft-log-gc-count-limit", limit.to_string(), allowed)?;
         let commands = self.max_pending_commands;
         check(commands >= 1, "max-pending-commands", commands.to_string(), "at least 1".into())
     }

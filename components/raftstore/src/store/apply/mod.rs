@@ -11,6 +11,7 @@
 //!   alike.
 
 mod change_peer;
+mod compact_log;
 mod split;
 mod write;
 
@@ -85,6 +86,8 @@ pub enum Change {
         derived: Region,
         new_regions: Vec<Region>,
     },
+    /// The log is not needed up to `index`.
+    CompactLog { index: u64 },
 }
 
 /// When the effects of a command have to be in the engine.
@@ -231,6 +234,7 @@ impl Applier {
                 return self.split(&request, batch);
             }
             return match (admin.get_cmd_type(), conf_change) {
+                (AdminCmdType::CompactLog, _) => self.compact_log(admin.get_compact_log()),
                 (AdminCmdType::ChangePeer, Some(conf_change)) => self.change_peer(admin.get_change_peer(), conf_change),
                 (other, _) => Err(Error::InvalidRequest(format!("{other:?} is not replicated by this store"))),
             };

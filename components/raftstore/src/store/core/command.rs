@@ -134,6 +134,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
                     self.on_membership_changed(region_id, &change, region, removed_peer);
                 }
                 Change::Split { derived, new_regions } => self.on_split(region_id, derived, new_regions),
+                Change::CompactLog { index } => self.on_log_compacted(region_id, index),
             }
         }
         self.dirty.insert(region_id);

@@ -9,7 +9,7 @@
 //!    batch of inputs leads to one batch of effects, which is what makes group commit across regions possible.
 //! 3. The driver carries the effects out and feeds their answers back as inputs.
 //!
-//! One concept per file: [`command`] proposes and answers, [`destroy`] ends a peer, [`membership`] follows a change of
+//! One concept per file: [`command`] proposes and answers, [`compact_log`] keeps logs short, [`destroy`] ends a peer, [`membership`] follows a change of
 //! the region's peers, [`message`] lets messages in and creates peers, [`read`] serves linearizable reads, [`ready`]
 //! turns what raft-rs wants into effects, [`snapshot`] brings one in, [`split`] makes
 //! peers of new regions, [`transfer`] moves leadership.
@@ -23,6 +23,7 @@
 //! Write, send, wait, read a clock, draw random numbers. It reads the log through [`LogStore`], as raft-rs demands.
 
 mod command;
+mod compact_log;
 mod destroy;
 mod effect;
 mod membership;
@@ -78,6 +79,7 @@ pub struct Store<E: KvEngine, L: LogStore> {
     destroying: HashMap<u64, destroy::Destroying>,
     /// Peers that this store has made since it started.
     incarnations: u64,
+    ticks_to_log_gc: usize,
     /// Regions to look at in [`Store::finish`].
     dirty: BTreeSet<u64>,
     effects: effect::Effects,
@@ -125,6 +127,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             tombstones: HashMap::new(),
             destroying: HashMap::new(),
             incarnations: 0,
+            ticks_to_log_gc: 0,
             dirty: BTreeSet::new(),
             effects: effect::Effects::default(),
         };
@@ -228,6 +231,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
                 self.dirty.insert(*region_id);
             }
         }
+        self.on_log_gc_tick();
         self.on_transfer_tick();
     }
 

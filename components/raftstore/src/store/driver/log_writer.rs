@@ -1,12 +1,34 @@
-//! The thread that writes the log.
+//! The threads that write the log and keep its files few.
 
-use std::{io, thread::JoinHandle};
+use std::{io, thread::JoinHandle, time::Duration};
 
 use crossbeam_channel::Receiver;
 use engine_traits::{KvEngine, LogBatch, LogStore};
 
+use tikv_util::worker::{self, Runnable, Worker};
+
 use super::{StoreHandle, fatal};
 use crate::store::core::LogWrite;
+
+/// Time between two purges. A log file of some ten megabytes takes about as long to fill on a busy store.
+const PURGE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Frees the space of logs that were shortened, on a thread of its own: it may have to rewrite files.
+struct Purger<L>(L);
+
+impl<L: LogStore> Runnable<()> for Purger<L> {
+    fn run(&mut self, (): ()) {}
+
+    fn on_timeout(&mut self) {
+        if let Err(error) = self.0.purge() {
+            fatal("cannot purge the Raft log", &error);
+        }
+    }
+}
+
+pub(super) fn spawn_purger<L: LogStore>(log: L, store_id: u64) -> io::Result<Worker<()>> {
+    worker::Builder::new(format!("log-purger-{store_id}")).tick_interval(PURGE_INTERVAL).start(Purger(log))
+}
 
 /// Writes that are merged into one. One sync serves them all.
 const MERGE_MAX: usize = 1024;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `store-N` | owns the core: feeds it inputs in batches, carries out or passes on its effects |
 //! | `log-writer-N` | writes the log; merges what is waiting into one write and one sync (group commit across regions) |
+//! | `log-purger-N` | frees the space of logs that were shortened |
 //! | `apply-N-i` | owns the appliers of its share of the regions; merges their changes into one write |
 //! | `snap-generator-N`, `snap-applier-N` | read a region's data for a snapshot; replace a region's data by one |
 //!
@@ -163,6 +164,7 @@ pub struct StoreThreads<E: KvEngine> {
 struct Outlets {
     log: Sender<LogWrite>,
     log_writer: std::thread::JoinHandle<()>,
+    log_purger: Worker<()>,
     appliers: ApplyWorkers,
     snapshot_applier: Worker<ApplySnapshot>,
 }
@@ -209,6 +211,7 @@ impl<E: KvEngine> StoreThreads<E> {
             .map_err(thread_error)?;
         let outlets = Outlets {
             log: log_sender,
+            log_purger: log_writer::spawn_purger(log.clone(), store_id).map_err(thread_error)?,
             log_writer: log_writer::spawn(log, log_receiver, handle.clone()).map_err(thread_error)?,
             appliers: ApplyWorkers::spawn(APPLY_THREADS, &kv, host, &handle, generator).map_err(thread_error)?,
             snapshot_applier,

@@ -164,9 +164,10 @@ impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
     /// Ends the other threads, in the order in which work flows.
     fn stop(self) {
         let Self { core, host, outlets, own, .. } = self;
-        let Outlets { log, log_writer, appliers, snapshot_applier } = outlets;
+        let Outlets { log, log_writer, log_purger, appliers, snapshot_applier } = outlets;
         drop(log);
         let log_writer = log_writer.join();
+        log_purger.stop();
         appliers.stop();
         snapshot_applier.stop();
         host.shutdown();

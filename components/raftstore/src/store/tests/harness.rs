@@ -239,7 +239,8 @@ impl Harness {
         recorder.ready_to_lead.store(true, Ordering::Relaxed);
         let mut host = CoprocessorHost::default();
         recorder.register(&mut host);
-        let core = Store::load(store_id, Config::default(), host.clone(), &kv, log.clone()).unwrap();
+        let config = Config { raft_log_gc_count_limit: 500, ..Config::default() };
+        let core = Store::load(store_id, config, host.clone(), &kv, log.clone()).unwrap();
         let node = Node {
             core: Some(core),
             kv,

@@ -28,6 +28,9 @@ pub struct Config {
     pub raft_max_inflight_msgs: usize,
     /// A larger command is refused. Default 8 MiB, as in TiKV: one entry must not stall a follower for long.
     pub raft_entry_max_size: ReadableSize,
+    /// Ticks without a word of its leader after which a peer asks the others whether it is still a member; more than
+    /// `raft-election-timeout-ticks`. Default 50: a few elections have had the time to fail.
+    pub raft_stale_peer_check_ticks: usize,
     /// Ticks between two looks at whether logs can be shortened; at least 1. Default 30: every 3 s.
     pub raft_log_gc_ticks: usize,
     /// Fewer entries than this are not worth a compaction; at least 1. Default 50, as in TiKV.
@@ -52,6 +55,7 @@ impl Default for Config {
             raft_max_size_per_msg: ReadableSize::mb(1),
             raft_max_inflight_msgs: 256,
             raft_entry_max_size: ReadableSize::mb(8),
+            raft_stale_peer_check_ticks: 50,
             raft_log_gc_ticks: 30,
             raft_log_gc_threshold: 50,
             raft_log_gc_count_limit: 10_000,
@@ -96,6 +100,13 @@ impl Config {
                 format!("at least raft-election-timeout-ticks = {election}"),
             )?;
         }
+        let stale = self.raft_stale_peer_check_ticks;
+        check(
+            stale > election,
+            "raft-stale-peer-check-ticks",
+            stale.to_string(),
+            format!("more than raft-election-timeout-ticks = {election}"),
+        )?;
         let inflight = self.raft_max_inflight_msgs;
         check(inflight >= 1, "raft-max-inflight-msgs", inflight.to_string(), "at least 1".into())?;
         let entry = self.raft_entry_max_size;

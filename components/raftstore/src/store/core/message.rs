@@ -8,7 +8,7 @@
 use engine_traits::{KvEngine, LogStore};
 use kvproto::{
     metapb::{Peer as PeerMeta, Region},
-    raft_serverpb::{RaftApplyState, RaftMessage},
+    raft_serverpb::{ExtraMessageType, RaftApplyState, RaftMessage},
 };
 use raft::eraftpb::{Message, MessageType};
 use tikv_util::{debug, info, warn};
@@ -64,7 +64,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             return Verdict::Drop("no epoch");
         }
         if message.has_extra_msg() {
-            return Verdict::Drop("extra message that no observer takes");
+            return self.judge_extra(message);
         }
         if !message.get_is_tombstone() && !is_sent_by_stores(message.get_message()) {
             return Verdict::Drop("not one of the messages that stores send");
@@ -75,6 +75,16 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         match self.peers.get(&region_id) {
             Some(peer) => judge_for_peer(peer, message),
             None => self.judge_for_unknown_region(message),
+        }
+    }
+
+    fn judge_extra(&self, message: &RaftMessage) -> Verdict {
+        if message.get_extra_msg().get_type() != ExtraMessageType::MsgCheckStalePeer {
+            return Verdict::Drop("extra message that no observer takes");
+        }
+        match self.peers.get(&message.get_region_id()) {
+            Some(peer) if is_removed(peer, message) => Verdict::TellRemoved,
+            _ => Verdict::Drop("the sender may be a member"),
         }
     }
 
@@ -134,6 +144,9 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let from = message.take_from_peer();
         peer.remember_sender(from);
         let message = message.take_message();
+        if matches!(message_type, MessageType::MsgHeartbeat | MessageType::MsgAppend | MessageType::MsgSnapshot) {
+            peer.silent_ticks = 0;
+        }
         if message_type == MessageType::MsgTimeoutNow && peer.accepted_snapshot.is_some() {
             return; // Whoever has not applied its snapshot cannot campaign; see `on_tick`.
         }
@@ -184,11 +197,18 @@ fn judge_for_peer<L: LogStore>(peer: &Peer<L>, message: &RaftMessage) -> Verdict
             message.get_message().get_msg_type(),
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
         );
-        // Where the region has a newer peer on the sender's store, that one's messages replace the sender.
-        let is_replaced = find_peer(peer.region(), from.get_store_id()).is_some();
-        return if candidate && !is_replaced { Verdict::TellRemoved } else { Verdict::Drop("from a removed peer") };
+        let tell = candidate && is_removed(peer, message);
+        return if tell { Verdict::TellRemoved } else { Verdict::Drop("from a removed peer") };
     }
     Verdict::Step
+}
+
+/// Whether the sender of `message` was removed from the region of `peer` and nothing else will tell it. Where the region
+/// has a newer peer on the sender's store, that one's messages replace the sender.
+fn is_removed<L: LogStore>(peer: &Peer<L>, message: &RaftMessage) -> bool {
+    peer.is_initialized()
+        && is_epoch_stale(message.get_region_epoch(), peer.region().get_region_epoch())
+        && find_peer(peer.region(), message.get_from_peer().get_store_id()).is_none()
 }
 
 /// Whether `message` is one that a store's core sends. raft-rs has others, which it takes for its own, trusts, and

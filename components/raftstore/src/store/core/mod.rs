@@ -12,7 +12,7 @@
 //! One concept per file: [`command`] proposes and answers, [`compact_log`] keeps logs short, [`destroy`] ends a peer, [`membership`] follows a change of
 //! the region's peers, [`message`] lets messages in and creates peers, [`read`] serves linearizable reads, [`ready`]
 //! turns what raft-rs wants into effects, [`snapshot`] brings one in, [`split`] makes
-//! peers of new regions, [`transfer`] moves leadership.
+//! peers of new regions, [`stale_peer`] asks whether a peer is still a member, [`transfer`] moves leadership.
 //!
 //! # Invariants
 //! - No message leaves before what it promises is durable.
@@ -34,6 +34,7 @@ mod read;
 mod ready;
 mod snapshot;
 mod split;
+mod stale_peer;
 mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -232,6 +233,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             }
         }
         self.on_log_gc_tick();
+        self.on_stale_peer_tick();
         self.on_transfer_tick();
     }
 

@@ -88,6 +88,8 @@ pub(super) struct Peer<L: LogStore> {
     pub(super) deferred_entries: Vec<Entry>,
     /// An offer of leadership that this peer has not answered yet.
     pub(super) offer: Option<Offer>,
+    /// Ticks since the leader was heard.
+    pub(super) silent_ticks: usize,
     /// Peers of the region that wrote to us, for answering when the region does not list them.
     senders: HashMap<u64, PeerMeta>,
     /// To be destroyed as soon as the snapshot worker is done with it; the epoch for its tombstone.
@@ -128,6 +130,7 @@ impl<L: LogStore> Peer<L> {
             accepted_snapshot: None,
             deferred_entries: Vec::new(),
             offer: None,
+            silent_ticks: 0,
             senders: HashMap::new(),
             pending_destroy: None,
         })
@@ -195,6 +198,14 @@ impl<L: LogStore> Peer<L> {
     /// The region lists everybody now.
     pub(super) fn forget_senders(&mut self) {
         self.senders.clear();
+    }
+
+    /// The region's other peers: the listed ones, or before there is a list those that wrote to us, in the order of ids.
+    pub(super) fn others(&self) -> Vec<PeerMeta> {
+        let listed = self.region().get_peers().iter().chain(self.senders.values());
+        let mut others: Vec<_> = listed.filter(|peer| peer.get_id() != self.meta.get_id()).cloned().collect();
+        others.sort_unstable_by_key(PeerMeta::get_id);
+        others
     }
 
     /// Term and vote as raft-rs has them.

@@ -470,3 +470,37 @@ fn data_of_a_removed_peer_is_deleted_also_when_the_store_is_killed_before() {
     harness.must_change_peer(1, ConfChangeType::AddNode, new_peer(3, 203));
     catch_up(&mut harness, b"k");
 }
+
+#[test]
+fn removed_learner_that_heard_nothing_asks_and_is_told() {
+    let mut harness = with_accepted_snapshot();
+    harness.install_snapshot(3);
+    harness.cut_off = vec![3];
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 1003));
+    harness.cut_off.clear();
+    harness.tick_until("the learner to be gone", |harness| harness.status(3).is_none());
+    assert_eq!(harness.get(3, b"k"), None);
+}
+
+#[test]
+fn removed_uninitialized_peer_that_heard_nothing_asks_and_is_told() {
+    let mut harness = with_uninitialized_peer();
+    harness.cut_off = vec![3];
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 1003));
+    harness.cut_off.clear();
+    harness.tick_until("the peer to be gone", |harness| harness.status(3).is_none());
+}
+
+#[test]
+fn member_that_is_cut_off_stays_however_often_it_asks() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(2, 102));
+    harness.must_change_peer(1, ConfChangeType::AddNode, new_peer(2, 202));
+    // Store 3 knows of neither; what it asks with is old, and it is a member all the same.
+    harness.lost_types = vec![MessageType::MsgAppend, MessageType::MsgHeartbeat, MessageType::MsgSnapshot];
+    for _ in 0..120 {
+        harness.tick();
+    }
+    assert_eq!(harness.status(3).unwrap().peer_id, 103);
+}

@@ -11,7 +11,10 @@
 //!
 //! **Must not** measure.
 
-use std::io::{self, Write};
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+};
 
 use serde::Serialize;
 
@@ -21,7 +24,7 @@ use crate::measure::Samples;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Figure {
     bench: &'static str,
-    case: &'static str,
+    case: Cow<'static, str>,
     side: &'static str,
     unit: &'static str,
     #[serde(flatten)]
@@ -46,16 +49,16 @@ struct Ratio {
 }
 
 /// What figures have in common.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Case {
     pub(crate) bench: &'static str,
-    pub(crate) case: &'static str,
+    pub(crate) case: Cow<'static, str>,
     pub(crate) unit: &'static str,
 }
 
 impl Case {
     /// What was measured of the sides, and how the later ones compare with the first.
-    pub(crate) fn compare(self, sides: &[Samples]) -> Vec<Figure> {
+    pub(crate) fn compare(&self, sides: &[Samples]) -> Vec<Figure> {
         let Some((base, others)) = sides.split_first() else { return Vec::new() };
         let ratio = |side: &Samples| {
             let ratios = paired(side, base, |ours, theirs| ours / theirs);
@@ -66,13 +69,18 @@ impl Case {
         std::iter::once(first).chain(others).collect()
     }
 
+    /// What was measured of a side that is not compared with any.
+    pub(crate) fn alone(&self, side: &'static str, samples: Vec<f64>) -> Figure {
+        self.figure(side, samples, None)
+    }
+
     /// What `side` takes more than `base`.
-    pub(crate) fn added(self, side: &Samples, base: &Samples) -> Figure {
+    pub(crate) fn added(&self, side: &Samples, base: &Samples) -> Figure {
         self.figure(side.side, paired(side, base, |ours, theirs| ours - theirs), None)
     }
 
-    fn figure(self, side: &'static str, samples: Vec<f64>, ratio: Option<Ratio>) -> Figure {
-        let Self { bench, case, unit } = self;
+    fn figure(&self, side: &'static str, samples: Vec<f64>, ratio: Option<Ratio>) -> Figure {
+        let Self { bench, case, unit } = self.clone();
         Figure { bench, case, side, unit, summary: Summary::of(samples), ratio }
     }
 }
@@ -125,7 +133,7 @@ pub(crate) fn write_table(mut output: impl Write, figures: &[Figure]) -> io::Res
     let rows = figures.iter().map(|figure| {
         let Figure { bench, case, side, unit, summary: Summary { min, median, max, runs }, ratio } = figure;
         let ratio = ratio.map(|Ratio { ratio, ratio_to }| format!("{ratio:.2} x {ratio_to}"));
-        let [bench, case, side, unit] = [bench, case, side, unit].map(|name| (*name).to_string());
+        let [bench, case, side, unit] = [*bench, case.as_ref(), *side, *unit].map(String::from);
         let [min, median, max] = [min, median, max].map(|value| format!("{value:.2}"));
         [bench, case, side, unit, min, median, max, runs.to_string(), ratio.unwrap_or_default()]
     });
@@ -151,7 +159,7 @@ pub(crate) fn write_table(mut output: impl Write, figures: &[Figure]) -> io::Res
 mod tests {
     use super::*;
 
-    const CASE: Case = Case { bench: "observer", case: "ordinary", unit: "ns" };
+    const CASE: Case = Case { bench: "observer", case: Cow::Borrowed("ordinary"), unit: "ns" };
 
     fn samples(side: &'static str, nanos: &[f64]) -> Samples {
         Samples { side, nanos: nanos.to_vec() }

@@ -59,7 +59,7 @@ enum Target {
 
 /// All figures of the scenario.
 pub(crate) fn run(runs: u32) -> Vec<Figure> {
-    let case = |case| Case { bench: "observer", case, unit: "ns/message" };
+    let case = |case: &'static str| Case { bench: "observer", case: case.into(), unit: "ns/message" };
     let plugin = Plugin::new(KNOWN_REGIONS);
 
     let samples = ordinary(&plugin, runs);

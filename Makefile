@@ -14,8 +14,10 @@ ARGS ?=
 # nextest is used when it is installed: it runs each test in a process of its own, and prints a summary.
 NEXTEST := $(shell PATH="$(PATH)" cargo nextest --version >/dev/null 2>&1 && echo yes)
 
+SIM_FLAGS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-workspace test-docs test-failpoints check check-format check-clippy check-docs bench
+.PHONY: help setup demo sim sim-selftest test test-workspace test-docs test-failpoints check check-format check-clippy check-docs bench
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +30,14 @@ setup: ## Check for a C compiler and the Rust toolchain, and install what is mis
 demo: setup ## Run the demo; options go into ARGS, for example ARGS=--json.
 	@cargo build $(CARGO_FLAGS) --workspace --bin preload-node
 	@"$(CARGO_TARGET_DIR)/debug/preload-node" demo $(ARGS)
+
+sim: setup ## Run the deterministic simulator: SEEDS=N seeds, from SEED=S on; VERBOSE=1 prints a log hash per seed, of one seed the log.
+	@cargo build $(CARGO_FLAGS) --workspace --bin preload-sim
+	@"$(CARGO_TARGET_DIR)/debug/preload-sim" $(SIM_FLAGS) $(if $(SABOTAGE),--sabotage $(SABOTAGE)) $(if $(VERBOSE),--verbose)
+
+sim-selftest: setup ## Break things one at a time, and see that the simulator's checks notice; SEEDS=N tries for each at most.
+	@cargo build $(CARGO_FLAGS) --workspace --bin preload-sim
+	@"$(CARGO_TARGET_DIR)/debug/preload-sim" --self-test $(SIM_FLAGS)
 
 test: test-workspace test-docs test-failpoints ## Run all tests.
 

@@ -3,11 +3,13 @@
 //! - [`Cluster`]: starts, stops and restarts stores, and talks to them as a client would.
 //! - [`Network`]: delivers messages between the stores of a process; [`Filter`]s drop, change or hold them.
 //! - [`requests`]: builds commands.
+//! - [`sim`]: a deterministic simulator of a cluster, on disks in memory, without threads.
 //! - [`wait`]: waits for a condition, with a deadline.
 
 mod cluster;
 mod network;
 pub mod requests;
+pub mod sim;
 pub mod wait;
 
 pub use cluster::{Cluster, ClusterConfig, Kv, Log, NodeContext, PeerStatusOn, Plugin, REGION_ID, first_peer_id};

@@ -1,0 +1,49 @@
+//! A deterministic simulator of a cluster: one `u64` decides everything that happens in a run.
+//!
+//! # What it owns
+//! Virtual time, a network, disks that crash, clients, and the driver that runs the *same* cores as production does:
+//! raftstore's `Store`, the plugin, and the cache with its load jobs.
+//!
+//! # How it works
+//! 1. A seed draws a [`plan`]: topology, speeds, rates of faults.
+//! 2. *Safety phase*: the [`world`] takes the next event off the agenda, lets it happen and looks at what the [`checks`]
+//!    stand for. Clients write, read, delete and ask for preloads ([`workload`]); peers come and go and leaders move
+//!    ([`placement`]); messages are lost, late, doubled and overtaken, links go down one way or both, stores crash
+//!    between any two effects ([`faults`]).
+//! 3. *Heal*: nothing goes wrong any more.
+//! 4. *Liveness phase* ([`liveness`]): the cluster has to come back, agree, have kept its promises, and warm up what is
+//!    asked for.
+//!
+//! A panic of the code under test ends a run like a violation does. A failing seed is replayed with its log recorded.
+//!
+//! # Invariants
+//! A run depends on its seed alone: no clock, no thread, no randomness but [`rng`], no order of a hash map. Two runs of
+//! a seed have the same [`trace`], to the last byte.
+//!
+//! # What it must not do
+//! Change production code to break it ([`sabotage`] replaces what surrounds it), nor use failpoints, which are
+//! process-wide.
+
+mod checks;
+mod engine;
+mod faults;
+mod history;
+mod liveness;
+mod placement;
+mod plan;
+mod rng;
+pub mod runner;
+mod sabotage;
+mod store;
+mod surroundings;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod workload;
+mod world;
+
+pub use self::{
+    checks::Violation,
+    runner::{Outcome, run},
+    sabotage::Sabotage,
+};

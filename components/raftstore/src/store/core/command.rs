@@ -27,7 +27,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let region_id = request.get_header().get_region_id();
         let is_transfer = request.get_admin_request().get_cmd_type() == AdminCmdType::TransferLeader;
         let result = if is_transfer { self.transfer_leader(&request).map(Some) } else { self.propose(id, &request) };
-        let term = self.peers.get(&region_id).map_or(0, Peer::term);
+        let term = self.peers.get(&region_id).map_or(0, |peer| peer.term());
         match result {
             Ok(None) => {}
             Ok(Some(response)) => self.respond(id, response),

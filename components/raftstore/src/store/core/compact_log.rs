@@ -27,6 +27,9 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             return;
         }
         for (region_id, peer) in &mut self.peers {
+            // A leader's buffers for `raft-max-inflight-msgs` numbers per follower, which raft-rs allocates with the first
+            // append and keeps: 4 KiB per region that was written to once.
+            peer.node.raft.maybe_free_inflight_buffers();
             let Some(request) = compaction(peer, &self.config) else {
                 continue;
             };

@@ -152,7 +152,9 @@ impl Effects {
         self.0.extend(ids.into_iter().map(|id| Effect::FailRead { id, error: error() }));
     }
 
-    pub(crate) fn take(&mut self) -> Vec<Effect> {
-        std::mem::take(&mut self.0)
+    /// Leaves the emptied `effects` behind to be filled next.
+    pub(crate) fn take_into(&mut self, effects: &mut Vec<Effect>) {
+        effects.clear();
+        std::mem::swap(&mut self.0, effects);
     }
 }

@@ -32,7 +32,7 @@ enum Verdict {
 }
 
 impl<E: KvEngine, L: LogStore> Store<E, L> {
-    pub(super) fn on_raft_message(&mut self, message: RaftMessage) {
+    pub(super) fn on_raft_message(&mut self, message: Box<RaftMessage>) {
         if !self.host.on_raft_message(&message) {
             return;
         }
@@ -129,7 +129,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         }
     }
 
-    fn step(&mut self, mut message: RaftMessage) {
+    fn step(&mut self, mut message: Box<RaftMessage>) {
         let region_id = message.get_region_id();
         let message_type = message.get_message().get_msg_type();
         if message.get_is_tombstone() {

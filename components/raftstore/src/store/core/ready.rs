@@ -109,7 +109,9 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
                 self.on_snapshot_persisted(region_id);
             }
             // More entries may be committed now.
-            self.dirty.insert(region_id);
+            if self.peers.get(&region_id).is_some_and(|peer| peer.node.has_ready()) {
+                self.dirty.insert(region_id);
+            }
         }
     }
 

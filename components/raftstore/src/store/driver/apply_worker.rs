@@ -167,10 +167,9 @@ impl<E: KvEngine> ApplyWorker<E> {
     }
 
     fn report(&mut self) {
-        for outcome in self.outcomes.drain(..) {
-            // Fails only when the store is stopped; a restart applies again what it does not know.
-            let _ = self.store.input(Input::Applied(Box::new(outcome)));
-        }
+        let outcomes = self.outcomes.drain(..).map(|outcome| Input::Applied(Box::new(outcome)));
+        // Fails only when the store is stopped; a restart applies again what it does not know.
+        let _ = self.store.inputs(outcomes.collect());
     }
 }
 

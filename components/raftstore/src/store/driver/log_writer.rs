@@ -51,10 +51,8 @@ pub(super) fn spawn<E: KvEngine, L: LogStore>(
             if let Err(error) = log.write(batch, sync) {
                 fatal("cannot write the Raft log", &error);
             }
-            for answer in answers {
-                if store.input(answer).is_err() {
-                    return; // The store is stopped.
-                }
+            if store.inputs(answers).is_err() {
+                return; // The store is stopped.
             }
         }
     })

@@ -58,8 +58,18 @@ pub struct RegionSnapshot<S> {
 /// What the store's thread is sent.
 enum StoreMessage<E: KvEngine> {
     Input(Input),
-    Command { request: Box<RaftCmdRequest>, callback: WriteCallback },
-    Read { header: Box<RaftRequestHeader>, read_ts: u64, callback: ReadCallback<E> },
+    /// What one write has led to. Together, so that it is one batch for the store's thread too, which would else wake up
+    /// for the first of them.
+    Inputs(Vec<Input>),
+    Command {
+        request: Box<RaftCmdRequest>,
+        callback: WriteCallback,
+    },
+    Read {
+        header: Box<RaftRequestHeader>,
+        read_ts: u64,
+        callback: ReadCallback<E>,
+    },
     Inspect(Box<dyn FnOnce(Vec<PeerStatus>) + Send>),
     Stop,
 }
@@ -147,6 +157,10 @@ impl<E: KvEngine> StoreHandle<E> {
 
     fn input(&self, input: Input) -> Result<()> {
         self.send(StoreMessage::Input(input))
+    }
+
+    fn inputs(&self, inputs: Vec<Input>) -> Result<()> {
+        if inputs.is_empty() { Ok(()) } else { self.send(StoreMessage::Inputs(inputs)) }
     }
 
     fn send(&self, message: StoreMessage<E>) -> Result<()> {

@@ -36,6 +36,8 @@ pub(super) struct StoreThread<E: KvEngine, L: LogStore, T> {
     last_id: u64,
     commands: HashMap<RequestId, WriteCallback>,
     reads: HashMap<RequestId, (u64, ReadCallback<E>)>,
+    /// Empty, but keeps its memory from batch to batch.
+    effects: Vec<Effect>,
 }
 
 impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
@@ -61,6 +63,7 @@ impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
             last_id: 0,
             commands: HashMap::new(),
             reads: HashMap::new(),
+            effects: Vec::new(),
         }
     }
 
@@ -95,6 +98,7 @@ impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
     fn take_in(&mut self, message: StoreMessage<E>) {
         match message {
             StoreMessage::Input(input) => self.core.handle(input),
+            StoreMessage::Inputs(inputs) => inputs.into_iter().for_each(|input| self.core.handle(input)),
             StoreMessage::Command { request, callback } => {
                 let id = self.next_id();
                 self.commands.insert(id, callback);
@@ -116,7 +120,9 @@ impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
     }
 
     fn carry_out(&mut self) {
-        for effect in self.core.finish() {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.core.finish_into(&mut effects);
+        for effect in effects.drain(..) {
             match effect {
                 Effect::Send(message) => self.send(*message),
                 Effect::WriteLog(write) => drop(self.outlets.log.send(write)),
@@ -140,6 +146,7 @@ impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
                 }
             }
         }
+        self.effects = effects;
     }
 
     fn send(&mut self, message: kvproto::raft_serverpb::RaftMessage) {

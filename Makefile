@@ -14,6 +14,7 @@ ARGS ?=
 # nextest is used when it is installed: it runs each test in a process of its own, and prints a summary.
 NEXTEST := $(shell PATH="$(PATH)" cargo nextest --version >/dev/null 2>&1 && echo yes)
 
+# How the simulator is called; without SEED it draws seeds that nobody has run yet, and prints them.
 SIM_FLAGS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 .DEFAULT_GOAL := help
@@ -31,11 +32,11 @@ demo: setup ## Run the demo; options go into ARGS, for example ARGS=--json.
 	@cargo build $(CARGO_FLAGS) --workspace --bin preload-node
 	@"$(CARGO_TARGET_DIR)/debug/preload-node" demo $(ARGS)
 
-sim: setup ## Run the deterministic simulator: SEEDS=N seeds, from SEED=S on; VERBOSE=1 prints a log hash per seed, of one seed the log.
+sim: setup ## Run the simulator on SEEDS=N fresh seeds, or from SEED=S on; VERBOSE=1 prints log hashes, of one seed the log.
 	@cargo build $(CARGO_FLAGS) --workspace --bin preload-sim
 	@"$(CARGO_TARGET_DIR)/debug/preload-sim" $(SIM_FLAGS) $(if $(SABOTAGE),--sabotage $(SABOTAGE)) $(if $(VERBOSE),--verbose)
 
-sim-selftest: setup ## Break things one at a time, and see that the simulator's checks notice; SEEDS=N tries for each at most.
+sim-selftest: setup ## Break things one at a time, to see that the simulator's checks notice.
 	@cargo build $(CARGO_FLAGS) --workspace --bin preload-sim
 	@"$(CARGO_TARGET_DIR)/debug/preload-sim" --self-test $(SIM_FLAGS)
 

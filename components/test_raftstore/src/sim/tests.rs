@@ -25,3 +25,22 @@ fn sabotage_is_known_by_its_name() {
         assert_eq!(Sabotage::from_name(sabotage.name()), Some(sabotage));
     }
 }
+
+/// The cheap ones; `make sim-selftest` breaks the others as well.
+#[test]
+fn what_is_broken_is_noticed_by_the_check_that_stands_for_it() {
+    let broken = [
+        (Sabotage::InitializationCheckSkipped, "uninitialized-regions (I1)"),
+        (Sabotage::NotEvictedOnSnapshot, "snapshots-evict (I5)"),
+        (Sabotage::CacheMissesWrites, "cache-equals-disk"),
+        (Sabotage::AnswerDropped, "answers (I3)"),
+        (Sabotage::AnswerDuplicated, "answers (I3)"),
+        (Sabotage::LimitsIgnored, "memory-bounds"),
+        (Sabotage::SplitForgotten, "ranges"),
+        (Sabotage::EntryCorrupted, "raft-safety"),
+    ];
+    for (sabotage, check) in broken {
+        let is_caught = |seed| run(seed, Some(sabotage), false).result.is_err_and(|violation| violation.check == check);
+        assert!((0..100).any(is_caught), "{}", sabotage.name());
+    }
+}

@@ -42,8 +42,7 @@ pub(in crate::sim) fn compare(store_id: u64, memory: &RegionCacheSnapshot, disk:
                 (true, true) if memory.key() == disk.key() && memory.value() == disk.value() => {}
                 _ => {
                     let key = if is_on_disk { disk.key() } else { memory.key() };
-                    let key = String::from_utf8_lossy(key);
-                    return Err(fail(format!("{cf}: memory and disk part at {key:?}")));
+                    return Err(fail(format!("{cf}: memory and disk part at {}", key.escape_ascii())));
                 }
             }
             is_in_memory = memory.next().map_err(|e| fail(format!("{e:?}")))?;

@@ -33,7 +33,7 @@ pub(in crate::sim) fn check(region: &Region, one: (u64, &Contents), other: (u64,
         return Ok(());
     }
     let differing = one.1.iter().zip(other.1).find(|(left, right)| left != right);
-    let key = differing.map(|(left, _)| String::from_utf8_lossy(&left.1).into_owned());
+    let key = differing.map(|(left, _)| left.1.escape_ascii().to_string());
     let what = format!("region {}: stores {} and {} differ, first at {key:?}", region.get_id(), one.0, other.0);
     Err(Violation::new(NAME, what))
 }

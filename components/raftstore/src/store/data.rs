@@ -2,10 +2,10 @@
 
 use engine_traits::{Cf, KvEngine, WriteBatch};
 use fail::fail_point;
-use kvproto::{metapb::Region, raft_serverpb::PeerState};
+use kvproto::raft_serverpb::PeerState;
 
 use super::{
-    core::ApplySnapshot,
+    core::{ApplySnapshot, Remains},
     local_state::{apply_state_at, delete_data, put_apply_state, put_region_state},
     region::is_initialized,
 };
@@ -37,16 +37,17 @@ pub fn install_snapshot<E: KvEngine>(kv: &E, host: &CoprocessorHost<E>, task: &A
     Ok(())
 }
 
-/// Deletes a region's data and leaves a durable tombstone. An uninitialized region has neither.
+/// Deletes what is left of a peer and leaves a durable tombstone. An uninitialized region has neither data nor tombstone.
 ///
 /// # Errors
 /// When the engine fails: the store has to stop.
-pub fn destroy<E: KvEngine>(kv: &E, region: &Region) -> Result<()> {
+pub fn destroy<E: KvEngine>(kv: &E, remains: &Remains) -> Result<()> {
+    let region = &remains.region;
     if !is_initialized(region) {
         return Ok(());
     }
     let mut batch = WriteBatch::new();
-    delete_data(&mut batch, region);
+    remains.replaced.iter().chain([region]).for_each(|region| delete_data(&mut batch, region));
     batch.delete(Cf::Raft, &keys::apply_state_key(region.get_id()));
     put_region_state(&mut batch, region, PeerState::Tombstone);
     kv.write(&batch)?;

@@ -375,12 +375,12 @@ impl Running {
                     self.generated.push_back(Input::SnapshotGenerated { tag, snapshot: Some(Box::new(snapshot)) });
                 }
             }
-            Some(ApplierEffect::Destroy { tag, region }) => {
+            Some(ApplierEffect::Destroy { tag, remains }) => {
                 lane.appliers.remove(&tag.region_id);
                 if disk_fails {
                     self.engine.disk().fail_next_sync();
                 }
-                if data::destroy(&self.engine, &region).is_err() {
+                if data::destroy(&self.engine, &remains).is_err() {
                     return StepEnd::Crashed;
                 }
                 lane.reports.push_back(Input::DataDestroyed { tag });

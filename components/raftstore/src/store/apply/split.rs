@@ -57,6 +57,12 @@ pub(crate) fn split(region: &Region, request: &BatchSplitRequest) -> Result<Piec
         if key <= start || !contains_key(region, key) {
             return Err(invalid("the split keys are not in ascending order within the region".into()));
         }
+        let is_taken = |id: u64| {
+            id == region.get_id() || requests.iter().filter(|other| other.get_new_region_id() == id).count() > 1
+        };
+        if is_taken(split.get_new_region_id()) {
+            return Err(invalid(format!("id {} is given twice", split.get_new_region_id())));
+        }
         if split.get_new_region_id() == 0 || split.get_new_peer_ids().contains(&0) {
             return Err(invalid("an id is 0".into()));
         }
@@ -185,6 +191,12 @@ mod tests {
         let mut no_id = request(&[b"d"], true);
         no_id.mut_requests()[0].set_new_region_id(0);
         refused(no_id);
+        let mut own_id = request(&[b"d"], true);
+        own_id.mut_requests()[0].set_new_region_id(1);
+        refused(own_id);
+        let mut twice = request(&[b"d", b"f"], true);
+        twice.mut_requests()[1].set_new_region_id(2);
+        refused(twice);
         let mut one_peer = request(&[b"d"], true);
         one_peer.mut_requests()[0].set_new_peer_ids(vec![21]);
         refused(one_peer);

@@ -91,6 +91,9 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         }
         let conf_change = if request.has_admin_request() { check_admin(peer, request)? } else { None };
 
+        if let Some(request) = split_request(request.get_admin_request()) {
+            self.check_new_regions(&request)?;
+        }
         let Some(peer) = self.peers.get_mut(&request.get_header().get_region_id()) else {
             return Err(Error::RegionNotFound(request.get_header().get_region_id()));
         };
@@ -138,6 +141,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             }
         }
         self.dirty.insert(region_id);
+        self.finish_destroy(region_id);
         let Some(peer) = self.peer_of(outcome.tag) else {
             return;
         };

@@ -1,20 +1,26 @@
 //! Ends a peer: because it was removed from its region, or because a newer peer takes its place.
 //!
 //! # How it works
-//! 1. The peer leaves the store at once, observers are told, and what waits for it is answered.
-//! 2. The applier, after everything it was given before, deletes the data and leaves a durable tombstone.
-//! 3. The log is cleaned. Until then messages for the region are dropped, so that a new peer finds nothing of the old.
+//! 1. What is under way ends: entries that are being applied, a snapshot that is being written or put in place. Until then
+//!    the peer takes no messages.
+//! 2. The peer leaves the store, observers are told, and what waits for it is answered.
+//! 3. The applier, after everything it was given before, deletes the data and leaves a durable tombstone.
+//! 4. The log is cleaned, but for term and vote. Until then messages for the region are dropped, so that a new peer finds nothing of the old.
 //!
 //! A crash on the way leaves a tombstone with data or with a log; the next start removes both.
 //!
 //! # Invariants
-//! A peer whose snapshot the snapshot worker has is destroyed only after the worker answered.
+//! The range that is deleted is the region's when it is deleted: a split that the core has not heard of yet, or a snapshot
+//! that is just being accepted, would make it another region's.
 
 use engine_traits::{KvEngine, LogBatch, LogOp, LogStore};
-use kvproto::{metapb::Region, raft_serverpb::RaftMessage};
+use kvproto::{
+    metapb::{Region, RegionEpoch},
+    raft_serverpb::RaftMessage,
+};
 use tikv_util::info;
 
-use super::{ApplierEffect, Effect, Input, LogWrite, PeerTag, Store};
+use super::{ApplierEffect, Effect, Input, LogWrite, PeerTag, Remains, Store, peer::Peer, snapshot::AcceptedSnapshot};
 use crate::{
     Error, Result,
     coprocessor::RegionChangeEvent,
@@ -29,28 +35,43 @@ use crate::{
 /// A peer whose data is being removed.
 pub(super) struct Destroying {
     tag: PeerTag,
-    region: Region,
+    /// What data it may have, of initialized regions.
+    data: Vec<Region>,
 }
 
 impl Destroying {
-    /// The region, when it is initialized, that is, when there is data.
-    pub(super) fn initialized(&self) -> Option<&Region> {
-        is_initialized(&self.region).then_some(&self.region)
+    pub(super) fn data(&self) -> &[Region] {
+        &self.data
     }
 }
 
 impl<E: KvEngine, L: LogStore> Store<E, L> {
-    /// Destroys the peer of `region_id`. `tombstone` is the region as the peer should have known it last.
-    pub(super) fn destroy(&mut self, region_id: u64, tombstone: Region) {
-        let Some(peer) = self.peers.get_mut(&region_id) else {
-            return;
+    /// Destroys the peer of `region_id` as soon as nothing is under way for it. `epoch` is the membership that it is not in
+    /// any more.
+    pub(super) fn destroy(&mut self, region_id: u64, epoch: &RegionEpoch) {
+        if let Some(peer) = self.peers.get_mut(&region_id) {
+            if let Some(accepted) = &peer.accepted_snapshot {
+                accepted.cancel();
+            }
+            peer.pending_destroy = Some(epoch.clone());
+            self.finish_destroy(region_id);
+        }
+    }
+
+    /// Destroys a peer that is to be destroyed, unless something is under way that says what the region is: entries that
+    /// are being applied, a split among them, or a snapshot that is being written or put in place. Whoever ends that calls
+    /// this again. Returns whether the peer is gone.
+    pub(super) fn finish_destroy(&mut self, region_id: u64) -> bool {
+        let can_be_destroyed = |peer: &Peer<L>| {
+            peer.pending_destroy.is_some()
+                && peer.reported_index == peer.handed_index
+                && !peer.accepted_snapshot.as_ref().is_some_and(AcceptedSnapshot::is_busy)
         };
-        if peer.accepted_snapshot.as_ref().is_some_and(|accepted| accepted.cancel()) {
-            peer.pending_destroy = Some(tombstone);
-            return;
+        if !self.peers.get(&region_id).is_some_and(|peer| can_be_destroyed(peer)) {
+            return false;
         }
         let Some(mut peer) = self.peers.remove(&region_id) else {
-            return;
+            return false;
         };
         let (tag, role, region) = (peer.tag(), peer.role(), peer.region().clone());
         info!("destroying peer"; "region_id" => region_id, "peer_id" => tag.peer_id,
@@ -66,29 +87,32 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if is_initialized(&region) {
             self.ranges.remove(&keys::enc_end_key(&region));
         }
-        self.destroy_data(tag, tombstone);
+        let mut tombstone = region;
+        if let Some(removed) = peer.pending_destroy {
+            let epoch = tombstone.mut_region_epoch();
+            epoch.set_version(epoch.get_version().max(removed.get_version()));
+            epoch.set_conf_ver(epoch.get_conf_ver().max(removed.get_conf_ver()));
+        }
+        let replaced = peer.accepted_snapshot.as_ref().and_then(AcceptedSnapshot::replaced);
+        self.destroy_data(tag, tombstone, replaced.cloned());
+        true
     }
 
-    /// Has the applier remove the data of `region`, and the log writer its log. Messages for the region are dropped
-    /// until then.
-    pub(super) fn destroy_data(&mut self, tag: PeerTag, region: Region) {
+    /// Has the applier remove the data of `region`, and of `replaced` that a snapshot would have replaced, and the log
+    /// writer its log. Messages for the region are dropped until then.
+    pub(super) fn destroy_data(&mut self, tag: PeerTag, region: Region, replaced: Option<Region>) {
         if is_initialized(&region) {
             self.tombstones.insert(tag.region_id, region.get_region_epoch().clone());
         }
-        self.destroying.insert(tag.region_id, Destroying { tag, region: region.clone() });
-        self.effects.applier(ApplierEffect::Destroy { tag, region });
+        let data = replaced.iter().chain([&region]).filter(|region| is_initialized(region)).cloned().collect();
+        self.destroying.insert(tag.region_id, Destroying { tag, data });
+        let remains = Box::new(Remains { region, replaced });
+        self.effects.applier(ApplierEffect::Destroy { tag, remains });
     }
 
     pub(super) fn on_data_destroyed(&mut self, tag: PeerTag) {
         if self.is_destroying(tag) {
-            let region_id = tag.region_id;
-            let ops = if self.peers.contains_key(&region_id) {
-                // A newer peer is here, uninitialized: what it has voted counts.
-                vec![LogOp::ClearLog { region_id }]
-            } else {
-                vec![LogOp::Clean { region_id }]
-            };
-            let batch = LogBatch { ops };
+            let batch = LogBatch { ops: clear_log(tag.region_id) };
             let answer = Some(Input::LogCleaned { tag });
             self.effects.push(Effect::WriteLog(LogWrite { batch, sync: true, answer }));
         }
@@ -108,8 +132,8 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
     /// The peer here was replaced by a newer one on this store.
     pub(super) fn destroy_replaced(&mut self, region_id: u64) {
         if let Some(peer) = self.peers.get(&region_id) {
-            let region = peer.region().clone();
-            self.destroy(region_id, region);
+            let epoch = peer.region().get_region_epoch().clone();
+            self.destroy(region_id, &epoch);
         }
     }
 
@@ -123,9 +147,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if is_initialized(peer.region()) && !is_epoch_stale(ours, theirs) {
             return; // Said before this peer was added.
         }
-        let mut tombstone = peer.region().clone();
-        tombstone.set_region_epoch(theirs.clone());
-        self.destroy(region_id, tombstone);
+        self.destroy(region_id, theirs);
     }
 
     /// After a restart: `region` had a peer here. What was left to be destroyed is destroyed.
@@ -135,13 +157,12 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if load_apply_state(kv, region_id)?.is_some() {
             // The removal was applied, and its data is still there.
             let tag = PeerTag { region_id, peer_id: 0, incarnation: self.next_incarnation() };
-            self.destroy_data(tag, region);
+            self.destroy_data(tag, region, None);
         }
         Ok(())
     }
 
-    /// After a restart: whether all that the log holds of a region is of a peer that was destroyed. It is removed then,
-    /// but for term and vote: those may be of a newer, uninitialized peer, whose vote counts.
+    /// After a restart: whether all that the log holds of a region is of a peer that was destroyed. It is removed then.
     pub(super) fn clear_log_of_destroyed(&mut self, region_id: u64, pending: Option<&Snapshot>) -> bool {
         let Some(tombstone) = self.tombstones.get(&region_id) else {
             return false;
@@ -151,8 +172,14 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if pending.is_some_and(is_newer) {
             return false;
         }
-        let ops = vec![LogOp::ClearLog { region_id }, LogOp::PendingSnapshot { region_id, snapshot: None }];
-        self.effects.push(Effect::WriteLog(LogWrite { batch: LogBatch { ops }, sync: true, answer: None }));
+        let batch = LogBatch { ops: clear_log(region_id) };
+        self.effects.push(Effect::WriteLog(LogWrite { batch, sync: true, answer: None }));
         true
     }
+}
+
+/// Removes all of a region but term and vote. They may be, or become, those of a newer, uninitialized peer of the region,
+/// which has nothing else to remember its vote by; and for a peer that has not voted, an old vote is only strict.
+fn clear_log(region_id: u64) -> Vec<LogOp> {
+    vec![LogOp::ClearLog { region_id }, LogOp::PendingSnapshot { region_id, snapshot: None }]
 }

@@ -105,10 +105,19 @@ pub enum ApplierEffect {
     Apply { tag: PeerTag, entries: Vec<eraftpb::Entry> },
     /// Answered by [`Input::SnapshotGenerated`].
     GenerateSnapshot { tag: PeerTag },
-    /// Remove the region's data, if it has any, and leave a tombstone. Answered by [`Input::DataDestroyed`].
-    Destroy { tag: PeerTag, region: Region },
+    /// Remove what is left of a peer and leave a tombstone. Answered by [`Input::DataDestroyed`].
+    Destroy { tag: PeerTag, remains: Box<Remains> },
     /// The next thing for this region comes after the snapshot worker has replaced its data: forget the applier.
     Forget { tag: PeerTag },
+}
+
+/// What is to be removed of a peer.
+#[derive(Clone, Debug)]
+pub struct Remains {
+    /// The region, for its data, if it has any, and for the tombstone.
+    pub region: Region,
+    /// The region whose data a snapshot would have replaced.
+    pub replaced: Option<Region>,
 }
 
 impl ApplierEffect {

@@ -47,7 +47,11 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let reason = RegionChangeEvent::Update(RegionChangeReason::ChangePeer);
         self.host.on_region_changed(&region, reason, role);
         if removed_here {
-            self.destroy(region_id, region);
+            if let Some(peer) = self.peers.get_mut(&region_id) {
+                // The applier has stopped at this entry, whatever else it was given.
+                peer.handed_index = peer.reported_index;
+            }
+            self.destroy(region_id, region.get_region_epoch());
         }
     }
 }

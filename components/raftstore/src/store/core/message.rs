@@ -206,7 +206,12 @@ fn judge_for_peer<L: LogStore>(peer: &Peer<L>, message: &RaftMessage) -> Verdict
 /// Whether the sender of `message` was removed from the region of `peer` and nothing else will tell it. Where the region
 /// has a newer peer on the sender's store, that one's messages replace the sender.
 fn is_removed<L: LogStore>(peer: &Peer<L>, message: &RaftMessage) -> bool {
+    // An uninitialized peer knows no epoch, so every member seems to know more. Only a leader that has committed in its term
+    // certainly does: another one may have lost what it had not synced.
+    let knows_more =
+        message.get_region_epoch().get_version() != 0 || (peer.is_leader() && peer.node.raft.commit_to_current_term());
     peer.is_initialized()
+        && knows_more
         && is_epoch_stale(message.get_region_epoch(), peer.region().get_region_epoch())
         && find_peer(peer.region(), message.get_from_peer().get_store_id()).is_none()
 }

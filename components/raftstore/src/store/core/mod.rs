@@ -46,7 +46,7 @@ use kvproto::{
 };
 use raft::StateRole;
 
-pub use self::effect::{ApplierEffect, ApplySnapshot, Effect, Input, LogWrite, PeerTag, RequestId};
+pub use self::effect::{ApplierEffect, ApplySnapshot, Effect, Input, LogWrite, PeerTag, Remains, RequestId};
 pub(crate) use self::peer_storage::conf_state_of;
 use self::{
     peer::{Origin, Peer},
@@ -308,8 +308,8 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         Ok(())
     }
 
-    /// Another region here whose data overlaps `region`, which is initialized: a region that has a peer, or data that
-    /// a snapshot or a destruction is about to delete.
+    /// Another region here whose data overlaps `region`, which is initialized: a region that has a peer, or that a snapshot
+    /// brings, or data that a snapshot or a destruction is about to delete.
     fn overlapping_region(&self, region: &Region) -> Option<u64> {
         let (start, end) = (keys::enc_start_key(region), keys::enc_end_key(region));
         let owned = self
@@ -321,8 +321,12 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let overlaps = |other: &Region| {
             other.get_id() != region.get_id() && keys::enc_start_key(other) < end && start < keys::enc_end_key(other)
         };
-        let replaced = self.peers.values().filter_map(|peer| peer.accepted_snapshot.as_ref()?.replaced());
-        let doomed = self.destroying.values().filter_map(destroy::Destroying::initialized);
-        owned.or_else(|| replaced.chain(doomed).find(|other| overlaps(other)).map(Region::get_id))
+        let accepted = self.peers.values().filter_map(|peer| peer.accepted_snapshot.as_ref());
+        let replaced = accepted.clone().filter_map(snapshot::AcceptedSnapshot::replaced);
+        let brought = accepted.map(snapshot::AcceptedSnapshot::region);
+        let received = self.peers.values().filter_map(|peer| Some(peer.received_snapshot.as_ref()?.region()));
+        let doomed = self.destroying.values().flat_map(destroy::Destroying::data);
+        let mut others = replaced.chain(brought).chain(received).chain(doomed);
+        owned.or_else(|| others.find(|other| overlaps(other)).map(Region::get_id))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use engine_traits::LogStore;
 use kvproto::{
-    metapb::{Peer as PeerMeta, Region},
+    metapb::{Peer as PeerMeta, Region, RegionEpoch},
     raft_serverpb::{RaftApplyState, RaftLocalState, RaftMessage},
 };
 use raft::{
@@ -92,8 +92,8 @@ pub(super) struct Peer<L: LogStore> {
     pub(super) silent_ticks: usize,
     /// Peers of the region that wrote to us, for answering when the region does not list them.
     senders: HashMap<u64, PeerMeta>,
-    /// To be destroyed as soon as the snapshot worker is done with it; the epoch for its tombstone.
-    pub(super) pending_destroy: Option<Region>,
+    /// To be destroyed as soon as nothing is under way for it; the membership that it is not in any more.
+    pub(super) pending_destroy: Option<RegionEpoch>,
 }
 
 /// What a peer begins with.

@@ -66,10 +66,19 @@ impl AcceptedSnapshot {
         self.replaces.as_ref()
     }
 
-    /// Asks the snapshot worker not to begin. Whether it has the snapshot, and so will answer.
-    pub(super) fn cancel(&self) -> bool {
+    /// The region that it brings.
+    pub(super) fn region(&self) -> &Region {
+        self.snapshot.region()
+    }
+
+    /// Asks the snapshot worker not to begin.
+    pub(super) fn cancel(&self) {
         self.cancel.store(true, Ordering::Release);
-        self.stage == Stage::Applying
+    }
+
+    /// Whether the log writer or the snapshot worker has it, and so will answer.
+    pub(super) fn is_busy(&self) -> bool {
+        self.stage != Stage::Waiting
     }
 }
 
@@ -142,6 +151,11 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         peer.storage_mut().set_region(region.clone());
         peer.forget_senders();
         let role = peer.role();
+        if peer.pending_destroy.is_some() {
+            // Nobody needs to hear of a region that is about to go.
+            self.finish_destroy(region_id);
+            return;
+        }
         self.host.on_region_changed(&region, RegionChangeEvent::Create, role);
         self.start_snapshot(region_id);
     }
@@ -171,9 +185,14 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let Some(peer) = self.peer_of(tag) else {
             return;
         };
-        if let Some(region) = peer.pending_destroy.take() {
-            peer.accepted_snapshot = None;
-            return self.destroy(region_id, region);
+        if peer.pending_destroy.is_some() {
+            if cancelled && let Some(accepted) = &mut peer.accepted_snapshot {
+                accepted.stage = Stage::Waiting;
+            } else {
+                peer.accepted_snapshot = None;
+            }
+            self.finish_destroy(region_id);
+            return;
         }
         assert!(!cancelled, "region {region_id}: a snapshot is cancelled only for destroying the peer");
         let Some(accepted) = peer.accepted_snapshot.take() else {

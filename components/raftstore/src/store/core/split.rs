@@ -13,7 +13,7 @@
 //! - The range of a new region belongs to nobody else here: it was the split region's.
 
 use engine_traits::{KvEngine, LogBatch, LogOp, LogStore};
-use kvproto::{metapb::Region, raft_serverpb::RaftLocalState};
+use kvproto::{metapb::Region, raft_cmdpb::BatchSplitRequest, raft_serverpb::RaftLocalState};
 use raft::StateRole;
 use tikv_util::{info, warn};
 
@@ -57,14 +57,31 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         }
     }
 
+    /// Whether the regions that a split is to make are new to this store. Whoever gives out ids sees to it that they are
+    /// new everywhere.
+    pub(super) fn check_new_regions(&self, request: &BatchSplitRequest) -> Result<()> {
+        for split in request.get_requests() {
+            let id = split.get_new_region_id();
+            let is_here = self.peers.get(&id).is_some_and(|peer| peer.is_initialized());
+            if is_here || self.destroying.contains_key(&id) || self.tombstones.contains_key(&id) {
+                return Err(Error::InvalidRequest(format!("region {id} is not new")));
+            }
+        }
+        Ok(())
+    }
+
     fn create_split_peer(&mut self, region: Region, campaign: bool) -> Result<()> {
         let region_id = region.get_id();
         let meta = self.own_peer(&region)?;
         let existing = self.peers.get(&region_id);
+        assert!(
+            existing.is_none_or(|existing| !existing.is_initialized()),
+            "region {region_id} comes out of a split and is here already: ids are given out once"
+        );
         let is_newer = existing.is_some_and(|existing| existing.meta.get_id() > meta.get_id());
         if is_newer || self.destroying.contains_key(&region_id) {
             let tag = PeerTag { region_id, peer_id: meta.get_id(), incarnation: self.next_incarnation() };
-            self.destroy_data(tag, region);
+            self.destroy_data(tag, region, None);
             return Ok(());
         }
         let known = existing.map(|existing| existing.storage().raft_state().clone());

@@ -126,10 +126,10 @@ impl<E: KvEngine> ApplyWorker<E> {
                     });
                 }
             }
-            ApplierEffect::Destroy { tag, region } => {
+            ApplierEffect::Destroy { tag, remains } => {
                 self.flush();
                 self.appliers.remove(&tag.region_id);
-                if let Err(error) = data::destroy(&self.kv, &region) {
+                if let Err(error) = data::destroy(&self.kv, &remains) {
                     fatal("cannot destroy a peer", &error);
                 }
                 let _ = self.store.input(Input::DataDestroyed { tag });

@@ -369,9 +369,9 @@ impl Harness {
                 let snapshot = raft_snapshot(data, applier.region(), applier.applied_index(), applier.applied_term());
                 Input::SnapshotGenerated { tag, snapshot: Some(Box::new(snapshot)) }
             }
-            ApplierEffect::Destroy { tag, region } => {
+            ApplierEffect::Destroy { tag, remains } => {
                 node.appliers.remove(&tag.region_id);
-                data::destroy(&node.kv, &region).unwrap();
+                data::destroy(&node.kv, &remains).unwrap();
                 Input::DataDestroyed { tag }
             }
         };
@@ -410,6 +410,21 @@ impl Harness {
         while let Some(effect) = self.node(store_id).held_applies.pop_front() {
             if !matches!(effect, ApplierEffect::Destroy { .. }) {
                 self.apply(store_id, effect);
+            }
+        }
+        self.restart(store_id);
+    }
+
+    /// What is held is applied durably, and the store is killed before its core hears of it.
+    pub(super) fn restart_before_report(&mut self, store_id: u64) {
+        let node = self.node(store_id);
+        while let Some(effect) = node.held_applies.pop_front() {
+            if let ApplierEffect::Apply { tag, entries } = effect {
+                let mut batch = WriteBatch::new();
+                let applier = node.appliers.get_mut(&tag.region_id).unwrap();
+                applier.apply(&entries, &mut batch, &node.host).unwrap();
+                node.kv.write(&batch).unwrap();
+                node.kv.sync().unwrap();
             }
         }
         self.restart(store_id);
@@ -485,6 +500,17 @@ impl Harness {
         self.tick_until("a leader", |harness| harness.status(store_id).is_some_and(|status| status.is_leader()));
         self.only_candidate = None;
         self.tick();
+    }
+
+    /// Time passes until some store leads, and has told the others.
+    #[track_caller]
+    pub(super) fn wait_for_leader(&mut self) -> u64 {
+        let leader = |harness: &mut Self| {
+            (1..=3).find(|store_id| harness.status(*store_id).is_some_and(|status| status.is_leader()))
+        };
+        self.tick_until("a leader", |harness| leader(harness).is_some());
+        self.tick();
+        leader(self).expect("nothing has happened that deposes a leader")
     }
 
     fn next_id(&mut self) -> RequestId {

@@ -3,7 +3,10 @@
 use engine_traits::{LogBatch, LogOp, LogStore};
 use raft::eraftpb::{ConfChangeType, MessageType};
 
-use super::harness::{Harness, REGION_ID, put, split};
+use super::{
+    harness::{Harness, REGION_ID, put, split},
+    lifecycle::vote_request,
+};
 use crate::{
     Error,
     store::{core::Input, new_peer},
@@ -148,10 +151,11 @@ fn split_survives_a_power_failure_wherever_it_stands() {
     harness.tick();
     harness.power_failure();
     assert_eq!(harness.peers(1), 2);
-    harness.elect(2);
+    let leader = harness.wait_for_leader();
+    harness.must_put(leader, b"x", b"2");
     look_at_new(&mut harness);
-    harness.elect(2);
-    harness.must_put(2, b"b", b"2");
+    let leader = harness.wait_for_leader();
+    harness.must_put(leader, b"b", b"2");
 
     // The data engine knows the new region, the log does not.
     let batch = LogBatch { ops: vec![LogOp::Clean { region_id: NEW }] };
@@ -222,4 +226,125 @@ fn snapshot_that_was_accepted_before_the_split_was_applied_spares_the_new_region
     look_at_new(&mut harness);
     assert!(harness.status(3).unwrap().is_initialized());
     assert_eq!(harness.get(3, b"a").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn peer_that_is_removed_while_it_applies_a_split_takes_nothing_of_the_new_region_with_it() {
+    let mut harness = start();
+    harness.node(3).hold_applies = true;
+    harness.must(1, split(b"h", NEW, 3));
+    harness.tick();
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 103));
+    harness.tick();
+    assert!(harness.status(3).is_some(), "nobody knows yet what its region is");
+    harness.release_applies(3);
+    assert!(harness.status(3).is_none());
+    assert_eq!(harness.get(3, b"m"), None);
+    look_at_new(&mut harness);
+    harness.restart(3);
+    assert!(harness.status(3).unwrap().is_initialized());
+    assert_eq!(harness.get(3, b"a").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn peer_that_is_removed_while_it_accepts_a_snapshot_takes_nothing_of_the_new_region_with_it() {
+    let mut harness = start();
+    harness.node(3).hold_applies = true;
+    harness.must(1, split(b"h", NEW, 3));
+    harness.tick();
+    let left = harness.snapshot_message(1, 3, b"n");
+    harness.node(3).hold_log = true;
+    harness.input(3, Input::RaftMessage(Box::new(left)));
+    harness.release_applies(3);
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 103));
+    harness.tick();
+    harness.release_log(3);
+    assert!(harness.status(3).is_none());
+    look_at_new(&mut harness);
+    assert!(harness.status(3).unwrap().is_initialized());
+    assert_eq!(harness.get(3, b"a").as_deref(), Some(&b"1"[..]));
+    assert_eq!(harness.get(3, b"m"), None);
+}
+
+/// A snapshot of before a split and one of a piece reach a store that has neither region. At once, or with the first
+/// still on its way to the log when the second comes.
+fn overlapping_snapshots(at_once: bool) {
+    let mut harness = Harness::new(&[1]);
+    harness.elect(1);
+    harness.must_put(1, b"a", b"1");
+    harness.lost_types = vec![MessageType::MsgSnapshot];
+    harness.must_change_peer(1, ConfChangeType::AddLearnerNode, new_peer(3, 1003));
+    harness.tick_until("an uninitialized peer", |harness| harness.status(3).is_some());
+    let whole = harness.snapshot_message(1, 3, b"c");
+    harness.must(1, split(b"h", NEW, 2));
+    look_at_new(&mut harness);
+    harness.elect(1);
+    harness.tick_until("another one", |harness| harness.status(3).is_some());
+    harness.must_put(1, b"b", b"after the split");
+    let piece = harness.snapshot_message(1, 3, b"d");
+    harness.network.clear();
+    let input = |message| Input::RaftMessage(Box::new(message));
+    if at_once {
+        harness.input_both(3, input(piece), input(whole));
+    } else {
+        harness.node(3).hold_log = true;
+        harness.input(3, input(piece));
+        harness.input(3, input(whole));
+        harness.release_log(3);
+    }
+    assert_eq!(harness.node(3).snapshots.len(), 1, "the second one overlaps the first");
+    install_all(&mut harness, 3);
+    assert_eq!(harness.get(3, b"b").as_deref(), Some(&b"after the split"[..]));
+}
+
+#[test]
+fn overlapping_snapshots_in_one_batch_are_told_apart() {
+    overlapping_snapshots(true);
+}
+
+#[test]
+fn snapshot_that_overlaps_one_on_its_way_to_the_log_is_refused() {
+    overlapping_snapshots(false);
+}
+
+#[test]
+fn vote_of_a_newer_peer_survives_that_its_predecessor_is_created_and_destroyed() {
+    let mut harness = start();
+    harness.node(3).hold_applies = true;
+    harness.must(1, split(b"h", NEW, 3));
+    look_at_new(&mut harness);
+    harness.elect(1);
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 203));
+    harness.must_change_peer(1, ConfChangeType::AddNode, new_peer(3, 999));
+    harness.lost_types = vec![MessageType::MsgSnapshot];
+    harness.tick_until("the newer peer", |harness| harness.status(3).is_some_and(|status| status.peer_id == 999));
+    let grants = |harness: &mut Harness, peer_id: u64| {
+        harness.network.clear();
+        let mut message = vote_request(peer_id - 200, 999, 50);
+        message.set_region_id(NEW);
+        message.mut_region_epoch().set_version(2);
+        message.mut_from_peer().set_id(peer_id);
+        message.mut_message().set_from(peer_id);
+        harness.input(3, Input::RaftMessage(Box::new(message)));
+        harness.network.iter().any(|message| {
+            let message = message.get_message();
+            message.get_msg_type() == MessageType::MsgRequestVoteResponse && !message.get_reject()
+        })
+    };
+    assert!(grants(&mut harness, 201));
+    harness.restart_before_report(3);
+    for _ in 0..4 {
+        assert!(!grants(&mut harness, 202), "it has voted for peer 201 in this term");
+    }
+}
+
+#[test]
+fn split_into_a_region_that_exists_is_refused() {
+    let mut harness = start();
+    harness.must(1, split(b"h", NEW, 3));
+    for taken in [NEW, REGION_ID] {
+        let id = harness.command(1, split(b"p", taken, 3));
+        let error = harness.node(1).responses[&id].get_header().get_error().get_message().to_owned();
+        assert!(error.contains("not new") || error.contains("given twice"), "{error}");
+    }
 }

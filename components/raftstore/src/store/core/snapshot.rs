@@ -76,6 +76,11 @@ impl AcceptedSnapshot {
         self.cancel.store(true, Ordering::Release);
     }
 
+    /// Whether the region's metadata is the snapshot's.
+    pub(super) fn is_durable(&self) -> bool {
+        self.stage != Stage::Persisting
+    }
+
     /// Whether the log writer or the snapshot worker has it, and so will answer.
     pub(super) fn is_busy(&self) -> bool {
         self.stage != Stage::Waiting

@@ -17,7 +17,7 @@ use kvproto::{metapb::Region, raft_cmdpb::BatchSplitRequest, raft_serverpb::Raft
 use raft::StateRole;
 use tikv_util::{info, warn};
 
-use super::{Effect, Input, LogWrite, PeerTag, Store, peer::Origin};
+use super::{Effect, Input, LogWrite, PeerTag, Store, peer::Origin, snapshot::AcceptedSnapshot};
 use crate::{
     Error, Result,
     coprocessor::{RegionChangeEvent, RegionChangeReason},
@@ -34,11 +34,13 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             "version" => derived.get_region_epoch().get_version());
         let leads = peer.is_leader();
         let version = derived.get_region_epoch().get_version();
+        // A durable snapshot is newer than the split and says what the region is.
+        let snapshot_counts = peer.accepted_snapshot.as_ref().is_some_and(AcceptedSnapshot::is_durable);
         if let Some(accepted) = &mut peer.accepted_snapshot {
-            // The snapshot is newer than the split and says what the region is. What it replaces is only what is left of
-            // the region; the rest belongs to the new regions.
-            accepted.replaces_only(derived);
-        } else {
+            // What it replaces is only what is left of the region; the rest belongs to the new regions.
+            accepted.replaces_only(derived.clone());
+        }
+        if !snapshot_counts {
             let before = keys::enc_end_key(peer.region());
             peer.storage_mut().set_region(derived.clone());
             let (role, reads) = (peer.role(), peer.take_reads());
@@ -84,7 +86,11 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             self.destroy_data(tag, region, None);
             return Ok(());
         }
-        let known = existing.map(|existing| existing.storage().raft_state().clone());
+        // After a restart an uninitialized peer is not here yet, but what it has voted is in the log and counts.
+        let known = match existing {
+            Some(existing) => Some(existing.storage().raft_state().clone()),
+            None => self.log.raft_state(region_id)?,
+        };
         let raft_state = initial_raft_state(known.unwrap_or_default());
         let apply_state = apply_state_at(RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM);
         let mut peer =

@@ -318,23 +318,10 @@ fn vote_of_a_newer_peer_survives_that_its_predecessor_is_created_and_destroyed()
     harness.must_change_peer(1, ConfChangeType::AddNode, new_peer(3, 999));
     harness.lost_types = vec![MessageType::MsgSnapshot];
     harness.tick_until("the newer peer", |harness| harness.status(3).is_some_and(|status| status.peer_id == 999));
-    let grants = |harness: &mut Harness, peer_id: u64| {
-        harness.network.clear();
-        let mut message = vote_request(peer_id - 200, 999, 50);
-        message.set_region_id(NEW);
-        message.mut_region_epoch().set_version(2);
-        message.mut_from_peer().set_id(peer_id);
-        message.mut_message().set_from(peer_id);
-        harness.input(3, Input::RaftMessage(Box::new(message)));
-        harness.network.iter().any(|message| {
-            let message = message.get_message();
-            message.get_msg_type() == MessageType::MsgRequestVoteResponse && !message.get_reject()
-        })
-    };
-    assert!(grants(&mut harness, 201));
+    assert!(grants_vote(&mut harness, 999, 201));
     harness.restart_before_report(3);
     for _ in 0..4 {
-        assert!(!grants(&mut harness, 202), "it has voted for peer 201 in this term");
+        assert!(!grants_vote(&mut harness, 999, 202), "it has voted for peer 201 in this term");
     }
 }
 
@@ -347,4 +334,53 @@ fn split_into_a_region_that_exists_is_refused() {
         let error = harness.node(1).responses[&id].get_header().get_error().get_message().to_owned();
         assert!(error.contains("not new") || error.contains("given twice"), "{error}");
     }
+}
+
+/// Whether peer `to` of the new region on store 3 votes for `candidate` in a late term.
+fn grants_vote(harness: &mut Harness, to: u64, candidate: u64) -> bool {
+    harness.network.clear();
+    let mut message = vote_request(candidate - 200, to, 50);
+    message.set_region_id(NEW);
+    message.mut_region_epoch().set_version(2);
+    message.mut_from_peer().set_id(candidate);
+    message.mut_message().set_from(candidate);
+    harness.input(3, Input::RaftMessage(Box::new(message)));
+    harness.network.iter().any(|message| {
+        let message = message.get_message();
+        message.get_msg_type() == MessageType::MsgRequestVoteResponse && !message.get_reject()
+    })
+}
+
+#[test]
+fn vote_of_an_uninitialized_peer_survives_a_restart_before_the_split_is_applied() {
+    let mut harness = start();
+    // The split is committed on store 3 and not applied when the store is killed.
+    harness.node(3).hold_applies = true;
+    harness.must(1, split(b"h", NEW, 3));
+    harness.tick();
+    look_at_new(&mut harness);
+    harness.tick_until("an uninitialized peer", |harness| harness.status(3).is_some());
+    assert!(grants_vote(&mut harness, 203, 201));
+    harness.restart(3);
+    harness.region_id = REGION_ID;
+    harness.elect(1);
+    look_at_new(&mut harness);
+    harness.tick_until("the split", |harness| harness.status(3).is_some_and(|status| status.is_initialized()));
+    assert!(!grants_vote(&mut harness, 203, 202), "it has voted for peer 201 in this term");
+}
+
+#[test]
+fn split_that_is_applied_while_a_snapshot_is_accepted_leaves_no_overlap() {
+    let mut harness = start();
+    harness.node(3).hold_applies = true;
+    harness.must(1, split(b"h", NEW, 3));
+    harness.tick();
+    let left = harness.snapshot_message(1, 3, b"n");
+    harness.node(3).hold_log = true;
+    harness.input(3, Input::RaftMessage(Box::new(left)));
+    harness.release_applies(3);
+    assert_eq!(harness.status(3).unwrap().region.get_start_key(), b"h");
+    harness.release_log(3);
+    install_all(&mut harness, 3);
+    assert_eq!(harness.get(3, b"n").as_deref(), Some(&b"1"[..]));
 }

@@ -10,7 +10,7 @@ use raft_engine::{Config, ReadableSize};
 pub struct RaftLogConfig {
     /// Size at which a log file is finished and the next one begun. A batch that is larger makes a larger file.
     pub file_size_bytes: u64,
-    /// Size of all log files from which on [`purge`](crate::RaftLogEngine::purge) rewrites what keeps the oldest ones
+    /// Size of all log files from which on [`purge`](engine_traits::LogStore::purge) rewrites what keeps the oldest ones
     /// alive. At least `file_size_bytes`.
     pub purge_threshold_bytes: u64,
     /// Entries of a batch are compressed with LZ4 from this size on; 0 switches compression off. The values (a Raft

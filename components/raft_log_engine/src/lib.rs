@@ -8,7 +8,7 @@
 //! - A batch is reduced to its net effect on each region and becomes one raft-engine batch ([`write`]), one record in
 //!   its log: all of it or nothing is there after a crash.
 //! - Values are kept in memory by raft-engine, entries are read from its files ([`engine`], [`block_cache`]).
-//! - The driver calls [`RaftLogEngine::purge`] now and then; nothing is purged otherwise.
+//! - The driver calls [`purge`](engine_traits::LogStore::purge) now and then; nothing is purged otherwise.
 //!
 //! # Invariants
 //! - raft-engine never sees an append that it panics on: with a gap, or below the first entry.

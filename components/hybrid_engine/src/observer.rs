@@ -21,8 +21,8 @@
 //! may have been preloaded for just that, and its cache follows what it applies, so it is left alone: the observer also
 //! keeps which regions lead here.
 //!
-//! **Invariants.** What the observer keeps about a region is gone when its peer is destroyed. A region that is not initialized is evicted by its id; no range is ever made of it (tikv/tikv#17767,
-//! #18046). A command that failed changes nothing.
+//! **Invariants.** What the observer keeps about a region is gone when its peer is destroyed. A region that is not
+//! initialized is evicted by its id; no range is ever made of it (tikv/tikv#17767, #18046). A command that failed changes nothing.
 //!
 //! **Must not** block or panic: the hooks run on raftstore's threads.
 

@@ -5,7 +5,8 @@
 //!    the peer takes no messages.
 //! 2. The peer leaves the store, observers are told, and what waits for it is answered.
 //! 3. The applier, after everything it was given before, deletes the data and leaves a durable tombstone.
-//! 4. The log is cleaned, but for term and vote. Until then messages for the region are dropped, so that a new peer finds nothing of the old.
+//! 4. The log is cleaned, but for term and vote. Until then messages for the region are dropped, so that a new peer finds
+//!    nothing of the old.
 //!
 //! A crash on the way leaves a tombstone with data or with a log; the next start removes both.
 //!

@@ -1,6 +1,7 @@
 //! The embedded host by itself: a cluster on real threads, disks and Raft.
 
 use engine_traits::{Cf, KvEngine, Snapshot};
+use kvproto::raft_serverpb::RaftApplyState;
 use raft::eraftpb::{ConfChangeType, MessageType};
 use raftstore::store::new_peer;
 use test_raftstore::{Cluster, ClusterConfig, Hold, REGION_ID, requests, wait};
@@ -181,9 +182,18 @@ fn store_that_was_away_longer_than_the_log_is_brought_up_to_date_by_a_snapshot()
     let mut cluster = Cluster::start(config).unwrap();
     cluster.must_put(REGION_ID, b"first", b"1");
     cluster.wait_for_value(3, b"first", b"1");
+    let last_index = cluster.status(3, REGION_ID).unwrap().last_index;
     cluster.stop_store(3);
     for i in 0..60u8 {
         cluster.must_put(REGION_ID, &[i], b"value");
+    }
+    // Whichever of the others leads when store 3 is back, it has nothing that store 3 could go on with.
+    for store_id in [1, 2] {
+        wait::until("a log that is too short for store 3", || {
+            let state = cluster.kv(store_id).get_value(Cf::Raft, &keys::apply_state_key(REGION_ID)).unwrap().unwrap();
+            let state: RaftApplyState = kvproto::decode(&state).unwrap();
+            state.get_truncated_state().get_index() > last_index + 1
+        });
     }
     let snapshots = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let seen = snapshots.clone();

@@ -1,5 +1,10 @@
 //! The embedded host by itself: a cluster on real threads, disks and Raft.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use engine_traits::{Cf, KvEngine, Snapshot};
 use kvproto::raft_serverpb::RaftApplyState;
 use raft::eraftpb::{ConfChangeType, MessageType};
@@ -173,6 +178,52 @@ fn split_regions_are_served_on_and_found_again_after_a_restart() {
     assert_eq!(read(&cluster, b"m").as_deref(), Some(&b"1"[..]));
 }
 
+/// Merges while a client writes to whichever of the two regions has its keys. Returns the keys that were acknowledged.
+fn merge_under_writes(cluster: &Cluster, source: u64, target: u64) -> Vec<Vec<u8>> {
+    let put = |region_id: u64, key: &[u8]| {
+        let leader = cluster.leader(region_id)?;
+        let command = requests::write(&leader.status.region, vec![requests::put(Cf::Default, key, b"v")]);
+        cluster.store(leader.store_id).execute(command, wait::DEADLINE).ok()
+    };
+    let mut acknowledged = Vec::new();
+    let mut tried = 0..;
+    wait::until("the merge of two regions", || {
+        for i in tried.by_ref().take(20) {
+            let key = format!("b{source}-{i}").into_bytes();
+            let mut answers = [source, target].into_iter().filter_map(|region_id| put(region_id, &key));
+            if answers.any(|answer| !answer.get_header().has_error()) {
+                acknowledged.push(key);
+            }
+        }
+        cluster.try_merge(source, target)
+    });
+    acknowledged
+}
+
+#[test]
+fn regions_are_merged_under_writes_and_found_again_after_a_restart() {
+    let mut cluster = start(&[1, 2, 3]);
+    let mut keys = vec![b"a".to_vec(), b"m".to_vec()];
+    cluster.must_put(REGION_ID, b"a", b"v");
+    cluster.must_put(REGION_ID, b"m", b"v");
+    // Each time the region below `h` is a new one; the last merge is into it.
+    for (low, source, target) in [(2, 2, REGION_ID), (3, 3, REGION_ID), (4, REGION_ID, 4)] {
+        cluster.must_split(REGION_ID, b"h", low, &[low * 10 + 1, low * 10 + 2, low * 10 + 3]);
+        let acknowledged = merge_under_writes(&cluster, source, target);
+        assert!(!acknowledged.is_empty());
+        keys.extend(acknowledged);
+    }
+    for store_id in 1..=3 {
+        cluster.restart_store(store_id).unwrap();
+    }
+    let snapshot = cluster.must_snapshot(4, u64::MAX);
+    assert_eq!((snapshot.region.get_start_key(), snapshot.region.get_end_key()), (&b""[..], &b""[..]));
+    for key in keys {
+        let value = snapshot.snapshot.get_value(Cf::Default, &keys::data_key(&key)).unwrap();
+        assert!(value.is_some(), "{:?} was acknowledged", String::from_utf8_lossy(&key));
+    }
+}
+
 #[test]
 fn store_that_was_away_longer_than_the_log_is_brought_up_to_date_by_a_snapshot() {
     let mut config = ClusterConfig::default();
@@ -195,17 +246,17 @@ fn store_that_was_away_longer_than_the_log_is_brought_up_to_date_by_a_snapshot()
             state.get_truncated_state().get_index() > last_index + 1
         });
     }
-    let snapshots = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let snapshots = Arc::new(AtomicUsize::new(0));
     let seen = snapshots.clone();
     cluster.network().add_filter(Hold::new(move |message| {
         if message.get_message().get_msg_type() == MessageType::MsgSnapshot {
-            seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            seen.fetch_add(1, Ordering::Relaxed);
         }
         false
     }));
     cluster.start_store(3).unwrap();
     cluster.wait_for_value(3, &[59], b"value");
-    assert!(snapshots.load(std::sync::atomic::Ordering::Relaxed) > 0, "the log was still there");
+    assert!(snapshots.load(Ordering::Relaxed) > 0, "the log was still there");
     for i in 0..60u8 {
         assert!(cluster.kv(3).get_value(Cf::Default, &keys::data_key(&[i])).unwrap().is_some(), "key {i}");
     }

@@ -9,7 +9,7 @@ use engine_traits::{Cf, ReadSource, Snapshot};
 use kvproto::{
     errorpb,
     metapb::{Peer, Region},
-    raft_serverpb::{ExtraMessageType, RaftMessage},
+    raft_serverpb::{ExtraMessageType, RaftMessage, RegionLocalState},
 };
 use preload_observer::{Config, PreloadObserver};
 use raft::eraftpb::{ConfChangeType, MessageType};
@@ -177,7 +177,9 @@ pub(crate) fn snapshot_message(cluster: &Cluster, to_store: u64) -> RaftMessage 
     use engine_traits::KvEngine;
     let leader = cluster.wait_for_leader(REGION_ID);
     let (region, status) = (&leader.status.region, &leader.status);
-    let data = raftstore::store::Snapshot::generate(&cluster.kv(leader.store_id).snapshot(), region);
+    let mut local = RegionLocalState::default();
+    local.set_region(region.clone());
+    let data = raftstore::store::Snapshot::generate(&cluster.kv(leader.store_id).snapshot(), &local);
     let mut message = RaftMessage::default();
     message.set_region_id(REGION_ID);
     message.set_from_peer(new_peer(leader.store_id, status.peer_id));

@@ -235,7 +235,11 @@ impl RoleObserver for RegionCacheObserver {
 
 impl DestroyPeerObserver for RegionCacheObserver {
     fn on_destroy_peer(&self, region: &Region) {
-        self.noted().leading.remove(&region.get_id());
-        self.evict(region, EvictReason::DestroyPeer);
+        let mut noted = self.noted();
+        noted.leading.remove(&region.get_id());
+        noted.cached_before_merge.remove(&region.get_id());
+        drop(noted);
+        // By its id only: after a merge its range belongs to another region, which may be cached.
+        self.cache.evict_region_by_id(region.get_id(), EvictReason::DestroyPeer);
     }
 }

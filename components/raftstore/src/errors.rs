@@ -26,6 +26,9 @@ pub enum Error {
     /// Try again: the proposal was dropped or overtaken by another leader. Whether it is applied is unknown.
     #[error("command is stale")]
     StaleCommand,
+    /// Try again later: the region is about to become part of another one, or stays what it is.
+    #[error("region {0} is being merged")]
+    ProposalInMergingMode(u64),
     /// Try again later.
     #[error("store is busy: {0}")]
     ServerIsBusy(String),
@@ -77,6 +80,7 @@ impl From<Error> for errorpb::Error {
                 wire.mut_store_not_match().set_request_store_id(expected);
                 wire.mut_store_not_match().set_actual_store_id(actual);
             }
+            Error::ProposalInMergingMode(region_id) => wire.mut_proposal_in_merging_mode().set_region_id(region_id),
             Error::EpochNotMatch { current, .. } => wire.mut_epoch_not_match().mut_current_regions().push(*current),
             Error::KeyNotInRegion { key, region_id, region } => {
                 let wire = wire.mut_key_not_in_region();

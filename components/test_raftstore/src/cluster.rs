@@ -329,6 +329,25 @@ impl Cluster {
         }
     }
 
+    /// Has region `source` merged into its neighbour `target`.
+    ///
+    /// # Panics
+    /// When that is not possible within the deadline.
+    #[track_caller]
+    pub fn must_merge(&self, source: u64, target: u64) {
+        wait::until("the merge of two regions", || self.try_merge(source, target));
+    }
+
+    /// Asks for a merge if the source takes commands, and returns whether it is over: the source has no peer left.
+    pub fn try_merge(&self, source: u64, target: u64) -> bool {
+        if let (Some(source), Some(target)) = (self.leader(source), self.leader(target)) {
+            let command = requests::merge(&source.status.region, &target.status.region);
+            // Fails while the source's leader knows another target, a peer lags, or the merge is under way.
+            let _ = self.store(source.store_id).execute(command, ATTEMPT);
+        }
+        self.nodes.keys().all(|store_id| self.status(*store_id, source).is_none())
+    }
+
     /// Offers leadership to the peer on `store_id`, once.
     ///
     /// # Errors

@@ -75,6 +75,16 @@ pub fn split(region: &Region, key: &[u8], new_region_id: u64, new_peer_ids: &[u6
     command
 }
 
+/// Merges `source` into `target`.
+pub fn merge(source: &Region, target: &Region) -> RaftCmdRequest {
+    let mut command = RaftCmdRequest::default();
+    command.set_header(header(source));
+    let admin = command.mut_admin_request();
+    admin.set_cmd_type(AdminCmdType::PrepareMerge);
+    admin.mut_prepare_merge().set_target(target.clone());
+    command
+}
+
 pub fn transfer_leader(region: &Region, to: Peer) -> RaftCmdRequest {
     let mut command = RaftCmdRequest::default();
     command.set_header(header(region));

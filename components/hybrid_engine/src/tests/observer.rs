@@ -183,6 +183,15 @@ fn a_preloaded_follower_stays_cached_when_the_leader_changes() {
     assert!(check_equals_disk(&fixture.engine, &CacheRegion::from_region(&whole())));
 }
 
+#[test]
+fn destroyed_source_of_a_merge_leaves_the_merged_region_cached() {
+    let fixture = fixture();
+    fixture.load(&whole());
+    // Raftstore destroys the source's peer after the target has its range.
+    fixture.host.on_destroy_peer(&region(2, 1, b"a", b"c"));
+    assert_eq!(fixture.state(1), Some(RegionState::Active));
+}
+
 /// 17217 (files), 17644 (ranges).
 #[test]
 fn ingested_files_and_deleted_ranges_evict() {

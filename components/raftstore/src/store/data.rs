@@ -2,11 +2,11 @@
 
 use engine_traits::{Cf, KvEngine, WriteBatch};
 use fail::fail_point;
-use kvproto::raft_serverpb::PeerState;
+use kvproto::raft_serverpb::{PeerState, RegionLocalState};
 
 use super::{
     core::{ApplySnapshot, Remains},
-    local_state::{apply_state_at, delete_data, put_apply_state, put_region_state},
+    local_state::{apply_state_at, delete_data, local_state, put_apply_state, put_local_state},
     region::is_initialized,
 };
 use crate::{Result, coprocessor::CoprocessorHost};
@@ -24,10 +24,11 @@ pub fn install_snapshot<E: KvEngine>(kv: &E, host: &CoprocessorHost<E>, task: &A
 
     let mut batch = WriteBatch::new();
     task.replaces.iter().chain([region]).for_each(|region| delete_data(&mut batch, region));
+    end_absorbed(&mut batch, &task.absorbs);
     for (cf, record) in snapshot.records() {
         batch.put(cf, record.get_key(), record.get_value());
     }
-    put_region_state(&mut batch, region, PeerState::Normal);
+    put_local_state(&mut batch, &snapshot.local_state());
     put_apply_state(&mut batch, region.get_id(), &apply_state_at(key.idx, key.term));
     kv.write(&batch)?;
 
@@ -48,9 +49,19 @@ pub fn destroy<E: KvEngine>(kv: &E, remains: &Remains) -> Result<()> {
     }
     let mut batch = WriteBatch::new();
     remains.replaced.iter().chain([region]).for_each(|region| delete_data(&mut batch, region));
+    end_absorbed(&mut batch, &remains.absorbed);
     batch.delete(Cf::Raft, &keys::apply_state_key(region.get_id()));
-    put_region_state(&mut batch, region, PeerState::Tombstone);
+    put_local_state(&mut batch, &local_state(region.clone(), PeerState::Tombstone));
     kv.write(&batch)?;
     kv.sync()?;
     Ok(())
+}
+
+/// Deletes all of the regions whose tombstones are `absorbed`, and leaves these.
+fn end_absorbed(batch: &mut WriteBatch, absorbed: &[RegionLocalState]) {
+    for tombstone in absorbed {
+        delete_data(batch, tombstone.get_region());
+        batch.delete(Cf::Raft, &keys::apply_state_key(tombstone.get_region().get_id()));
+        put_local_state(batch, tombstone);
+    }
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `StoreIdent` | log store |
 //! | `RaftLocalState`, entries, the snapshot that is being applied | log store, per region |
-//! | `RegionLocalState` (Normal or Tombstone), `RaftApplyState` | data engine, column family `raft`, per region |
+//! | `RegionLocalState` (Normal, Merging or Tombstone), `RaftApplyState` | data engine, column family `raft`, per region |
 //!
 //! # Invariants
 //! - An apply state is written in one batch with the effects of the entries that it counts.
@@ -48,7 +48,7 @@ pub fn bootstrap_region<E: KvEngine, L: LogStore>(kv: &E, log: &L, region: &Regi
     log.write(LogBatch { ops: vec![LogOp::RaftState { region_id: region.get_id(), state: raft_state }] }, true)?;
 
     let mut batch = WriteBatch::new();
-    put_region_state(&mut batch, region, PeerState::Normal);
+    put_local_state(&mut batch, &local_state(region.clone(), PeerState::Normal));
     put_apply_state(&mut batch, region.get_id(), &apply_state_at(RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM));
     kv.write(&batch)?;
     kv.sync()?;
@@ -64,11 +64,16 @@ pub(crate) fn apply_state_at(index: u64, term: u64) -> RaftApplyState {
     state
 }
 
-pub(crate) fn put_region_state(batch: &mut WriteBatch, region: &Region, state: PeerState) {
+/// The local state of a region that is not being merged and has absorbed no other.
+pub(crate) fn local_state(region: Region, state: PeerState) -> RegionLocalState {
     let mut local = RegionLocalState::default();
     local.set_state(state);
-    local.set_region(region.clone());
-    put(batch, &keys::region_state_key(region.get_id()), &local);
+    local.set_region(region);
+    local
+}
+
+pub(crate) fn put_local_state(batch: &mut WriteBatch, local: &RegionLocalState) {
+    put(batch, &keys::region_state_key(local.get_region().get_id()), local);
 }
 
 pub(crate) fn put_apply_state(batch: &mut WriteBatch, region_id: u64, state: &RaftApplyState) {

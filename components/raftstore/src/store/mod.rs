@@ -12,6 +12,7 @@ pub mod core;
 pub mod data;
 mod driver;
 pub mod local_state;
+mod merged;
 pub mod region;
 pub mod snapshot;
 mod transfer_leader_context;

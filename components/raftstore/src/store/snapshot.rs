@@ -12,14 +12,14 @@
 use engine_traits::{Cf, IterBounds, Iterator as _};
 use kvproto::{
     metapb::Region,
-    raft_serverpb::{KeyValue, RaftSnapshotData, SnapshotCFFile},
+    raft_serverpb::{KeyValue, PeerState, RaftSnapshotData, RegionLocalState, SnapshotCFFile},
 };
 use protobuf::Message;
 use raft::eraftpb;
 
 use crate::{
     Error, Result,
-    store::{core::conf_state_of, is_initialized},
+    store::{core::conf_state_of, is_initialized, local_state::local_state, merged::Absorbed},
 };
 
 /// Version of the payload's layout; TiKV's snapshots carry 2 here, and their data in files of their own.
@@ -53,10 +53,12 @@ pub fn raft_snapshot(data: Vec<u8>, region: &Region, index: u64, term: u64) -> e
 }
 
 impl Snapshot {
-    /// Reads the data of `region` from `engine` and returns the payload of a Raft snapshot.
-    pub fn generate<S: engine_traits::Snapshot>(engine: &S, region: &Region) -> Result<Vec<u8>> {
+    /// Reads the data of the region in `local` from `engine` and returns the payload of a Raft snapshot.
+    pub fn generate<S: engine_traits::Snapshot>(engine: &S, local: &RegionLocalState) -> Result<Vec<u8>> {
+        let region = local.get_region();
         let mut data = RaftSnapshotData::default();
         data.set_version(VERSION);
+        data.set_merged_records(local.get_merged_records().to_vec().into());
         let (start, end) = (keys::enc_start_key(region), keys::enc_end_key(region));
         for cf in Cf::DATA {
             let mut file = FileMeta::default();
@@ -105,6 +107,18 @@ impl Snapshot {
     /// The region as of the snapshot; it is initialized.
     pub fn region(&self) -> &Region {
         self.data.get_region()
+    }
+
+    /// Which regions the region has absorbed.
+    pub(crate) fn absorbed(&self) -> Absorbed {
+        Absorbed::new(self.data.get_merged_records().to_vec())
+    }
+
+    /// What is on disk about the region once the snapshot is applied.
+    pub(crate) fn local_state(&self) -> RegionLocalState {
+        let mut local = local_state(self.region().clone(), PeerState::Normal);
+        local.set_merged_records(self.data.get_merged_records().to_vec().into());
+        local
     }
 
     /// Bytes of all keys and values.
@@ -229,7 +243,8 @@ mod tests {
             batch.put(cf, key, value);
         }
         engine.write(&batch).unwrap();
-        kvproto::decode(&Snapshot::generate(&engine.snapshot(), &region()).unwrap()).unwrap()
+        kvproto::decode(&Snapshot::generate(&engine.snapshot(), &local_state(region(), PeerState::Normal)).unwrap())
+            .unwrap()
     }
 
     fn parse(payload: &RaftSnapshotData) -> Result<Snapshot> {

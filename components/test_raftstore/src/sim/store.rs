@@ -357,25 +357,29 @@ impl Running {
                 if sabotage == Some(Sabotage::EntryCorrupted) && rng.percent(1) {
                     entries.iter_mut().for_each(corrupt);
                 }
-                let outcome =
-                    applier.apply(&entries, &mut lane.batch, &self.host).expect("committed entries can be decoded");
-                lane.urgency = lane.urgency.max(outcome.urgency);
-                lane.is_flush_due = outcome.urgency > Urgency::Batched || rng.percent(60);
-                if sabotage == Some(Sabotage::AppliedBeforeWritten) {
-                    lane.reports.push_back(Input::Applied(Box::new(outcome)));
-                    lane.is_flush_due = true;
-                } else {
-                    lane.outcomes.push(outcome);
+                let applied = entries.iter().map(|e| (e.get_index(), e.get_term(), e.get_data().to_vec())).collect();
+                let outcome = applier.apply(entries, &mut lane.batch, &self.host);
+                lane.take(outcome.expect("committed entries can be decoded"), rng, sabotage);
+                return StepEnd::Applying { region_id: tag.region_id, entries: applied };
+            }
+            Some(ApplierEffect::Resume { tag }) => {
+                if let Some(applier) = lane.appliers.get_mut(&tag.region_id).filter(|applier| applier.tag() == tag) {
+                    let outcome = applier.resume(&mut lane.batch, &self.host);
+                    lane.take(outcome.expect("committed entries can be decoded"), rng, sabotage);
                 }
-                let entries = entries.into_iter().map(|mut e| (e.get_index(), e.get_term(), e.take_data().to_vec()));
-                return StepEnd::Applying { region_id: tag.region_id, entries: entries.collect() };
+            }
+            Some(ApplierEffect::Retire { tag }) => {
+                lane.appliers.remove(&tag.region_id);
+                lane.reports.push_back(Input::ApplierRetired { tag });
             }
             Some(ApplierEffect::GenerateSnapshot { tag }) => {
                 if let Some(applier) = lane.appliers.get(&tag.region_id).filter(|applier| applier.tag() == tag) {
-                    let region = applier.region();
-                    let data = Snapshot::generate(&self.engine.snapshot(), region).expect("the disk can be read");
-                    let snapshot = raft_snapshot(data, region, applier.applied_index(), applier.applied_term());
-                    self.generated.push_back(Input::SnapshotGenerated { tag, snapshot: Some(Box::new(snapshot)) });
+                    let snapshot = applier.snapshot_state().map(|local| {
+                        let data = Snapshot::generate(&self.engine.snapshot(), &local).expect("the disk can be read");
+                        let (index, term) = (applier.applied_index(), applier.applied_term());
+                        Box::new(raft_snapshot(data, local.get_region(), index, term))
+                    });
+                    self.generated.push_back(Input::SnapshotGenerated { tag, snapshot });
                 }
             }
             Some(ApplierEffect::Destroy { tag, remains }) => {
@@ -421,6 +425,18 @@ impl Running {
 }
 
 impl Lane {
+    /// Keeps an outcome until what it is about is written.
+    fn take(&mut self, outcome: ApplyOutcome, rng: &mut SimRng, sabotage: Option<Sabotage>) {
+        self.urgency = self.urgency.max(outcome.urgency);
+        self.is_flush_due = outcome.urgency > Urgency::Batched || rng.percent(60);
+        if sabotage == Some(Sabotage::AppliedBeforeWritten) {
+            self.reports.push_back(Input::Applied(Box::new(outcome)));
+            self.is_flush_due = true;
+        } else {
+            self.outcomes.push(outcome);
+        }
+    }
+
     fn write(&mut self, engine: &SimEngine, host: &CoprocessorHost<SimEngine>, is_lost: bool) {
         self.is_flush_due = false;
         self.is_written = true;

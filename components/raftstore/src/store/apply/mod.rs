@@ -12,27 +12,32 @@
 
 mod change_peer;
 mod compact_log;
+mod merge;
 mod split;
 mod write;
+
+use std::collections::VecDeque;
 
 use engine_traits::{KvEngine, WriteBatch};
 use kvproto::{
     metapb::{Peer, Region},
-    raft_cmdpb::{AdminCmdType, RaftCmdRequest, RaftCmdResponse},
-    raft_serverpb::{PeerState, RaftApplyState},
+    raft_cmdpb::{AdminCmdType, CommitMergeRequest, RaftCmdRequest, RaftCmdResponse},
+    raft_serverpb::{MergeState, PeerState, RaftApplyState, RegionLocalState},
 };
 use protobuf::Message;
 use raft::eraftpb::{ConfChange, Entry, EntryType};
 
-use self::write::write;
+use self::{merge::Source, write::write};
 pub(crate) use self::{
+    merge::check_mergeable,
     split::{split, split_request},
     write::check_keys,
 };
 
 use super::{
     core::PeerTag,
-    local_state::{put_apply_state, put_region_state},
+    local_state::{local_state, put_apply_state, put_local_state},
+    merged::Absorbed,
     util::{check_epoch, error_response},
 };
 use crate::{
@@ -48,6 +53,12 @@ pub struct Applier {
     apply_state: RaftApplyState,
     /// Term of the entry at the applied index.
     applied_term: u64,
+    /// Set while the region is being merged into another one.
+    merge: Option<MergeState>,
+    absorbed: Absorbed,
+    /// Entries that are not applied yet: while a source is awaited, the one that commits its merge is the first.
+    queue: VecDeque<Entry>,
+    source: Source,
     /// The peer was removed from the region; nothing more is applied.
     removed: bool,
 }
@@ -87,7 +98,27 @@ pub enum Change {
         new_regions: Vec<Region>,
     },
     /// The log is not needed up to `index`.
-    CompactLog { index: u64 },
+    CompactLog {
+        index: u64,
+    },
+    /// The region takes no commands any more and waits for what becomes of its merge.
+    PrepareMerge {
+        region: Region,
+        merge: MergeState,
+    },
+    /// The next entry commits a merge. It is applied after [`Applier::resume`], which is to be called when the source
+    /// that is named here has applied everything up to `commit` and nothing is written for it any more.
+    AwaitSource(Box<CommitMergeRequest>),
+    CommitMerge {
+        /// The region with the source's range.
+        region: Region,
+        /// What is left of the source: a tombstone.
+        source: Box<RegionLocalState>,
+        absorbed: Absorbed,
+    },
+    RollbackMerge {
+        region: Region,
+    },
 }
 
 /// When the effects of a command have to be in the engine.
@@ -112,8 +143,19 @@ struct Executed {
 }
 
 impl Applier {
-    pub fn new(tag: PeerTag, region: Region, apply_state: RaftApplyState, applied_term: u64) -> Self {
-        Self { tag, region, apply_state, applied_term, removed: false }
+    /// An applier for the region in `local`, as of what is applied.
+    pub fn new(tag: PeerTag, mut local: RegionLocalState, apply_state: RaftApplyState, applied_term: u64) -> Self {
+        Self {
+            tag,
+            merge: local.has_merge_state().then(|| local.take_merge_state()),
+            absorbed: Absorbed::new(local.take_merged_records().into_vec()),
+            region: local.take_region(),
+            apply_state,
+            applied_term,
+            queue: VecDeque::new(),
+            source: Source::default(),
+            removed: false,
+        }
     }
 
     pub fn tag(&self) -> PeerTag {
@@ -132,35 +174,49 @@ impl Applier {
         self.applied_term
     }
 
-    /// Applies `entries`, which follow the applied index, by adding to `batch`.
+    /// Applies `entries`, which follow those that were given before, by adding to `batch`. Stops before an entry that
+    /// commits a merge until [`resume`](Self::resume).
     ///
     /// # Errors
     /// When a committed entry cannot be decoded: the store has to stop.
     pub fn apply<E: KvEngine>(
         &mut self,
-        entries: &[Entry],
+        entries: Vec<Entry>,
         batch: &mut WriteBatch,
         host: &CoprocessorHost<E>,
     ) -> Result<ApplyOutcome> {
-        let mut answers = Vec::with_capacity(entries.len());
+        self.queue.extend(entries);
+        let mut answers = Vec::with_capacity(self.queue.len());
         let mut changes = Vec::new();
         let mut urgency = Urgency::default();
-        for entry in entries {
-            if self.removed {
-                break;
-            }
+        while self.source != Source::Awaited
+            && !self.removed
+            && let Some(entry) = self.queue.pop_front()
+        {
             assert_eq!(
                 entry.get_index(),
                 self.applied_index() + 1,
                 "region {}: committed entries are applied in order and once",
                 self.tag.region_id
             );
+            let command = self.decode(&entry)?;
+            if self.source == Source::NotNeeded
+                && let Some(request) = command.as_ref().and_then(|(_, command)| self.merge_to_commit(command))
+            {
+                self.source = Source::Awaited;
+                changes.push(Change::AwaitSource(Box::new(request.clone())));
+                self.queue.push_front(entry);
+                break;
+            }
             self.apply_state.set_applied_index(entry.get_index());
             self.applied_term = entry.get_term();
-            if let Some(executed) = self.apply_entry(entry, batch, host)? {
+            if let Some((conf_change, command)) = command {
+                let (index, term) = (entry.get_index(), entry.get_term());
+                let executed = self.apply_command(index, term, conf_change, command, batch, host);
+                self.source = Source::NotNeeded;
                 urgency = urgency.max(executed.urgency);
                 changes.extend(executed.change);
-                answers.push(Answer { index: entry.get_index(), term: entry.get_term(), response: executed.response });
+                answers.push(Answer { index, term, response: executed.response });
             }
         }
         put_apply_state(batch, self.tag.region_id, &self.apply_state);
@@ -174,15 +230,18 @@ impl Applier {
         })
     }
 
-    /// `None` for an entry that carries no command.
-    fn apply_entry<E: KvEngine>(
-        &mut self,
-        entry: &Entry,
-        batch: &mut WriteBatch,
-        host: &CoprocessorHost<E>,
-    ) -> Result<Option<Executed>> {
-        let region_id = self.tag.region_id;
-        let malformed = |source| Error::Malformed { what: "log entry", region_id, source };
+    /// Goes on after the source that was awaited is done.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn resume<E: KvEngine>(&mut self, batch: &mut WriteBatch, host: &CoprocessorHost<E>) -> Result<ApplyOutcome> {
+        self.source = Source::Done;
+        self.apply(Vec::new(), batch, host)
+    }
+
+    /// The command in `entry`, and the membership change that it is for Raft; `None` when it carries no command.
+    fn decode(&self, entry: &Entry) -> Result<Option<(Option<ConfChange>, RaftCmdRequest)>> {
+        let malformed = |source| Error::Malformed { what: "log entry", region_id: self.tag.region_id, source };
         let (conf_change, command) = match entry.get_entry_type() {
             EntryType::EntryNormal => (None, entry.get_data()),
             EntryType::EntryConfChange => {
@@ -197,20 +256,29 @@ impl Applier {
         if command.is_empty() {
             return Ok(None); // The entry that a new leader begins its term with.
         }
-        let request: RaftCmdRequest = kvproto::decode(command).map_err(malformed)?;
-        let (index, term) = (entry.get_index(), entry.get_term());
+        Ok(Some((conf_change, kvproto::decode(command).map_err(malformed)?)))
+    }
 
+    fn apply_command<E: KvEngine>(
+        &mut self,
+        index: u64,
+        term: u64,
+        conf_change: Option<ConfChange>,
+        request: RaftCmdRequest,
+        batch: &mut WriteBatch,
+        host: &CoprocessorHost<E>,
+    ) -> Executed {
         if host.pre_exec(&self.region, &request, index, term) {
-            return Ok(Some(Executed::default()));
+            return Executed::default();
         }
         let mut executed = self
             .execute(&request, conf_change, batch)
             .unwrap_or_else(|error| Executed { response: error_response(error, term), ..Executed::default() });
         executed.region_state.peer_id = self.tag.peer_id;
         let before = executed.region_state.modified_region.as_ref().map(|region| {
-            let state = if self.removed { PeerState::Tombstone } else { PeerState::Normal };
-            put_region_state(batch, region, state);
-            std::mem::replace(&mut self.region, region.clone())
+            let before = std::mem::replace(&mut self.region, region.clone());
+            put_local_state(batch, &self.local_state());
+            before
         });
         let cmd = Cmd { index, term, request, response: executed.response.clone() };
         let mut info = ApplyCtxInfo { write_batch: batch };
@@ -218,7 +286,28 @@ impl Applier {
         if host.post_exec(before, &cmd, &self.apply_state, &executed.region_state, &mut info) {
             executed.urgency = executed.urgency.max(Urgency::Now);
         }
-        Ok(Some(executed))
+        executed
+    }
+
+    /// The region, for a snapshot of it. `None` while it is being merged: none of its peers needs a snapshot, and one
+    /// that came late would undo the merge there.
+    pub fn snapshot_state(&self) -> Option<RegionLocalState> {
+        self.merge.is_none().then(|| self.local_state())
+    }
+
+    /// What is to be on disk about the region.
+    fn local_state(&self) -> RegionLocalState {
+        let state = match self.merge {
+            _ if self.removed => PeerState::Tombstone,
+            Some(_) => PeerState::Merging,
+            None => PeerState::Normal,
+        };
+        let mut local = local_state(self.region.clone(), state);
+        if let Some(merge) = &self.merge {
+            local.set_merge_state(merge.clone());
+        }
+        local.set_merged_records(self.absorbed.to_records().into());
+        local
     }
 
     fn execute(
@@ -228,14 +317,21 @@ impl Applier {
         batch: &mut WriteBatch,
     ) -> Result<Executed> {
         check_epoch(&self.region, request)?;
+        let admin = request.get_admin_request();
+        if self.is_merging() && admin.get_cmd_type() != AdminCmdType::RollbackMerge {
+            // The log has to stay as it is, too: the target may need its end.
+            return Err(Error::ProposalInMergingMode(self.tag.region_id));
+        }
         if request.has_admin_request() {
-            let admin = request.get_admin_request();
             if let Some(request) = split_request(admin) {
                 return self.split(&request, batch);
             }
             return match (admin.get_cmd_type(), conf_change) {
                 (AdminCmdType::CompactLog, _) => self.compact_log(admin.get_compact_log()),
                 (AdminCmdType::ChangePeer, Some(conf_change)) => self.change_peer(admin.get_change_peer(), conf_change),
+                (AdminCmdType::PrepareMerge, _) => self.prepare_merge(admin.get_prepare_merge()),
+                (AdminCmdType::CommitMerge, _) => self.commit_merge(admin.get_commit_merge(), batch),
+                (AdminCmdType::RollbackMerge, _) => self.rollback_merge(admin.get_rollback_merge()),
                 (other, _) => Err(Error::InvalidRequest(format!("{other:?} is not replicated by this store"))),
             };
         }

@@ -15,7 +15,9 @@ use super::{Applier, Change, Executed, Urgency};
 use crate::{
     Error, Result,
     store::{
-        local_state::{RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM, apply_state_at, put_apply_state, put_region_state},
+        local_state::{
+            RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM, apply_state_at, local_state, put_apply_state, put_local_state,
+        },
         region::contains_key,
     },
 };
@@ -110,7 +112,7 @@ impl Applier {
     pub(super) fn split(&mut self, request: &BatchSplitRequest, batch: &mut WriteBatch) -> Result<Executed> {
         let Pieces { derived, new_regions } = split(self.region(), request)?;
         for region in &new_regions {
-            put_region_state(batch, region, PeerState::Normal);
+            put_local_state(batch, &local_state(region.clone(), PeerState::Normal));
             put_apply_state(batch, region.get_id(), &apply_state_at(RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM));
         }
         let mut response = AdminResponse::default();

@@ -51,7 +51,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if !peer.is_initialized() {
             return Err(Error::RegionNotInitialized(region_id));
         }
-        if !peer.is_leader() || peer.pending_destroy.is_some() {
+        if !peer.is_leader() || peer.pending_destroy.is_some() || peer.seal.is_some() {
             return Err(Error::NotLeader { region_id, leader: peer.leader().map(Box::new) });
         }
         if header.get_term() != 0 && header.get_term() < peer.term() {
@@ -65,13 +65,17 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let peer = self.leader_for(request.get_header())?;
         let region = peer.region();
         check_epoch(region, request)?;
+        if peer.merge.is_some() {
+            return Err(Error::ProposalInMergingMode(region.get_id()));
+        }
         if !request.has_admin_request() {
             if request.get_requests().is_empty() {
                 return Err(Error::InvalidRequest("a command without requests".into()));
             }
             request.get_requests().iter().try_for_each(|request| check_keys(region, request))?;
         }
-        let data = encoded(request);
+        let is_merge = request.get_admin_request().get_cmd_type() == AdminCmdType::PrepareMerge;
+        let data = if is_merge { encoded(&self.prepare_merge(peer, request)?) } else { encoded(request) };
         let size_max = self.config.raft_entry_max_size;
         if data.len() as u64 > size_max.0 {
             return Err(Error::InvalidRequest(format!(
@@ -138,6 +142,12 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
                 }
                 Change::Split { derived, new_regions } => self.on_split(region_id, derived, new_regions),
                 Change::CompactLog { index } => self.on_log_compacted(region_id, index),
+                Change::PrepareMerge { region, merge } => self.on_merge_prepared(region_id, region, merge),
+                Change::AwaitSource(request) => self.on_await_source(region_id, *request),
+                Change::CommitMerge { region, source, absorbed } => {
+                    self.on_merge_committed(region_id, region, *source, absorbed);
+                }
+                Change::RollbackMerge { region } => self.on_merge_rolled_back(region_id, region),
             }
         }
         self.dirty.insert(region_id);
@@ -152,6 +162,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         peer.storage_mut().set_apply_state(outcome.apply_state);
         peer.node.advance_apply_to(applied_index);
         self.serve_reads(region_id);
+        self.catch_up(region_id);
     }
 
     pub(super) fn respond(&mut self, id: RequestId, response: RaftCmdResponse) {
@@ -165,7 +176,10 @@ fn check_admin<L: LogStore>(peer: &Peer<L>, request: &RaftCmdRequest) -> Result<
     if let Some(request) = split_request(admin) {
         return split(peer.region(), &request).map(|_| None);
     }
-    conf_change(peer, admin).map(Some)
+    match admin.get_cmd_type() {
+        AdminCmdType::PrepareMerge => Ok(None),
+        _ => conf_change(peer, admin).map(Some),
+    }
 }
 
 /// What raft-rs is to replicate for the membership change in `admin`.

@@ -17,11 +17,14 @@
 use engine_traits::{KvEngine, LogBatch, LogOp, LogStore};
 use kvproto::{
     metapb::{Region, RegionEpoch},
-    raft_serverpb::RaftMessage,
+    raft_serverpb::{RaftMessage, RegionLocalState},
 };
 use tikv_util::info;
 
-use super::{ApplierEffect, Effect, Input, LogWrite, PeerTag, Remains, Store, peer::Peer, snapshot::AcceptedSnapshot};
+use super::{
+    ApplierEffect, Effect, Input, LogWrite, PeerTag, Remains, Store, Tombstone, absorb::Merged, peer::Peer,
+    snapshot::AcceptedSnapshot,
+};
 use crate::{
     Error, Result,
     coprocessor::RegionChangeEvent,
@@ -65,50 +68,58 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
     pub(super) fn finish_destroy(&mut self, region_id: u64) -> bool {
         let can_be_destroyed = |peer: &Peer<L>| {
             peer.pending_destroy.is_some()
+                && peer.seal.is_none()
                 && peer.reported_index == peer.handed_index
                 && !peer.accepted_snapshot.as_ref().is_some_and(AcceptedSnapshot::is_busy)
         };
         if !self.peers.get(&region_id).is_some_and(|peer| can_be_destroyed(peer)) {
             return false;
         }
-        let Some(mut peer) = self.peers.remove(&region_id) else {
+        let Some(peer) = self.take_out(region_id, || Error::RegionNotFound(region_id)) else {
             return false;
         };
-        let (tag, role, region) = (peer.tag(), peer.role(), peer.region().clone());
-        info!("destroying peer"; "region_id" => region_id, "peer_id" => tag.peer_id,
-            "initialized" => is_initialized(&region));
-        self.host.on_destroy_peer(&region);
-        self.host.on_region_changed(&region, RegionChangeEvent::Destroy, role);
-
-        let term = peer.term();
-        for proposal in std::mem::take(&mut peer.proposals) {
-            self.respond(proposal.id, error_response(Error::RegionNotFound(region_id), term));
-        }
-        self.effects.fail_reads(peer.take_reads(), || Error::RegionNotFound(region_id));
-        if is_initialized(&region) {
-            self.ranges.remove(&keys::enc_end_key(&region));
-        }
-        let mut tombstone = region;
+        let tag = peer.tag();
+        let mut tombstone = peer.region().clone();
         if let Some(removed) = peer.pending_destroy {
             let epoch = tombstone.mut_region_epoch();
             epoch.set_version(epoch.get_version().max(removed.get_version()));
             epoch.set_conf_ver(epoch.get_conf_ver().max(removed.get_conf_ver()));
         }
-        let replaced = peer.accepted_snapshot.as_ref().and_then(AcceptedSnapshot::replaced);
-        self.destroy_data(tag, tombstone, replaced.cloned());
+        let (replaced, absorbed) = peer.accepted_snapshot.map(AcceptedSnapshot::into_remains).unwrap_or_default();
+        self.destroy_data(tag, Remains { region: tombstone, replaced, absorbed });
         true
     }
 
-    /// Has the applier remove the data of `region`, and of `replaced` that a snapshot would have replaced, and the log
-    /// writer its log. Messages for the region are dropped until then.
-    pub(super) fn destroy_data(&mut self, tag: PeerTag, region: Region, replaced: Option<Region>) {
-        if is_initialized(&region) {
-            self.tombstones.insert(tag.region_id, region.get_region_epoch().clone());
+    /// Takes a peer out of the store, tells observers, and answers what waits for it by an error.
+    pub(super) fn take_out(&mut self, region_id: u64, error: impl Fn() -> Error) -> Option<Box<Peer<L>>> {
+        let mut peer = self.peers.remove(&region_id)?;
+        let (role, region) = (peer.role(), peer.region().clone());
+        info!("destroying peer"; "region_id" => region_id, "peer_id" => peer.meta.get_id(),
+            "initialized" => is_initialized(&region));
+        if is_initialized(&region) && self.ranges.get(&keys::enc_end_key(&region)) == Some(&region_id) {
+            self.ranges.remove(&keys::enc_end_key(&region));
         }
-        let data = replaced.iter().chain([&region]).filter(|region| is_initialized(region)).cloned().collect();
+        self.host.on_destroy_peer(&region);
+        self.host.on_region_changed(&region, RegionChangeEvent::Destroy, role);
+        let term = peer.term();
+        for proposal in std::mem::take(&mut peer.proposals) {
+            self.respond(proposal.id, error_response(error(), term));
+        }
+        self.effects.fail_reads(peer.take_reads(), error);
+        Some(peer)
+    }
+
+    /// Has the applier remove `remains`, and the log writer the log. Messages for the region are dropped until then.
+    pub(super) fn destroy_data(&mut self, tag: PeerTag, remains: Remains) {
+        if is_initialized(&remains.region) {
+            let epoch = remains.region.get_region_epoch().clone();
+            self.tombstones.insert(tag.region_id, Tombstone { epoch, merged: None });
+        }
+        let absorbed = remains.absorbed.iter().map(|absorbed| absorbed.get_region());
+        let data = remains.replaced.iter().chain(absorbed).chain([&remains.region]);
+        let data = data.filter(|region| is_initialized(region)).cloned().collect();
         self.destroying.insert(tag.region_id, Destroying { tag, data });
-        let remains = Box::new(Remains { region, replaced });
-        self.effects.applier(ApplierEffect::Destroy { tag, remains });
+        self.effects.applier(ApplierEffect::Destroy { tag, remains: Box::new(remains) });
     }
 
     pub(super) fn on_data_destroyed(&mut self, tag: PeerTag) {
@@ -138,7 +149,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         }
     }
 
-    /// A member of the region says that this peer was removed from it.
+    /// A member of the region says that this peer was removed from it, or a store that the region was merged away.
     pub(super) fn on_tombstone_message(&mut self, message: &RaftMessage) {
         let region_id = message.get_region_id();
         let Some(peer) = self.peers.get(&region_id) else {
@@ -148,17 +159,30 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if is_initialized(peer.region()) && !is_epoch_stale(ours, theirs) {
             return; // Said before this peer was added.
         }
+        if message.has_merge_target() && !self.is_past_merge(message.get_merge_target()) {
+            return; // The target's peer here may still need this one to commit the merge.
+        }
         self.destroy(region_id, theirs);
     }
 
-    /// After a restart: `region` had a peer here. What was left to be destroyed is destroyed.
-    pub(super) fn load_tombstone(&mut self, kv: &E, region: Region) -> Result<()> {
-        let region_id = region.get_id();
-        self.tombstones.insert(region_id, region.get_region_epoch().clone());
+    /// Whether the peer of `target` here that could have committed a merge is gone for good.
+    fn is_past_merge(&self, target: &Region) -> bool {
+        let region_id = target.get_id();
+        let is_here = self.peers.contains_key(&region_id) || self.destroying.contains_key(&region_id);
+        let is_newer =
+            |tombstone: &Tombstone| tombstone.epoch.get_conf_ver() > target.get_region_epoch().get_conf_ver();
+        !is_here && self.tombstones.get(&region_id).is_some_and(is_newer)
+    }
+
+    /// After a restart: the region in `local` had a peer here. What was left to be destroyed is destroyed.
+    pub(super) fn load_tombstone(&mut self, kv: &E, mut local: RegionLocalState) -> Result<()> {
+        let region = local.take_region();
+        let (region_id, epoch) = (region.get_id(), region.get_region_epoch().clone());
+        self.tombstones.insert(region_id, Tombstone { epoch, merged: Merged::of(&mut local) });
         if load_apply_state(kv, region_id)?.is_some() {
             // The removal was applied, and its data is still there.
             let tag = PeerTag { region_id, peer_id: 0, incarnation: self.next_incarnation() };
-            self.destroy_data(tag, region, None);
+            self.destroy_data(tag, Remains { region, replaced: Vec::new(), absorbed: Vec::new() });
         }
         Ok(())
     }
@@ -169,7 +193,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             return false;
         };
         let is_newer =
-            |snapshot: &Snapshot| snapshot.region().get_region_epoch().get_conf_ver() > tombstone.get_conf_ver();
+            |snapshot: &Snapshot| snapshot.region().get_region_epoch().get_conf_ver() > tombstone.epoch.get_conf_ver();
         if pending.is_some_and(is_newer) {
             return false;
         }
@@ -181,6 +205,6 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
 
 /// Removes all of a region but term and vote. They may be, or become, those of a newer, uninitialized peer of the region,
 /// which has nothing else to remember its vote by; and for a peer that has not voted, an old vote is only strict.
-fn clear_log(region_id: u64) -> Vec<LogOp> {
+pub(super) fn clear_log(region_id: u64) -> Vec<LogOp> {
     vec![LogOp::ClearLog { region_id }, LogOp::PendingSnapshot { region_id, snapshot: None }]
 }

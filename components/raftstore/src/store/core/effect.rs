@@ -10,7 +10,7 @@ use engine_traits::LogBatch;
 use kvproto::{
     metapb::Region,
     raft_cmdpb::{RaftCmdRequest, RaftCmdResponse, RaftRequestHeader},
-    raft_serverpb::RaftMessage,
+    raft_serverpb::{RaftMessage, RegionLocalState},
 };
 use raft::eraftpb;
 
@@ -48,6 +48,8 @@ pub enum Input {
     Persisted { tag: PeerTag, ready: u64 },
     /// The log of a destroyed peer is gone.
     LogCleaned { tag: PeerTag },
+    /// The applier of a sealed peer is gone, and all that it had done is in the engine.
+    ApplierRetired { tag: PeerTag },
     /// The applier went on.
     Applied(Box<ApplyOutcome>),
     /// The ordered snapshot, or `None` when it failed.
@@ -107,6 +109,10 @@ pub enum ApplierEffect {
     GenerateSnapshot { tag: PeerTag },
     /// Remove what is left of a peer and leave a tombstone. Answered by [`Input::DataDestroyed`].
     Destroy { tag: PeerTag, remains: Box<Remains> },
+    /// Nothing is to be written for the peer any more: forget the applier. Answered by [`Input::ApplierRetired`].
+    Retire { tag: PeerTag },
+    /// The source that the applier waits for is done. Answered by [`Input::Applied`].
+    Resume { tag: PeerTag },
     /// The next thing for this region comes after the snapshot worker has replaced its data: forget the applier.
     Forget { tag: PeerTag },
 }
@@ -116,8 +122,10 @@ pub enum ApplierEffect {
 pub struct Remains {
     /// The region, for its data, if it has any, and for the tombstone.
     pub region: Region,
-    /// The region whose data a snapshot would have replaced.
-    pub replaced: Option<Region>,
+    /// Regions whose data a snapshot would have replaced.
+    pub replaced: Vec<Region>,
+    /// Tombstones of regions that the snapshot has absorbed.
+    pub absorbed: Vec<RegionLocalState>,
 }
 
 impl ApplierEffect {
@@ -127,6 +135,8 @@ impl ApplierEffect {
             ApplierEffect::Register(applier) => applier.tag().region_id,
             ApplierEffect::Apply { tag, .. }
             | ApplierEffect::GenerateSnapshot { tag }
+            | ApplierEffect::Retire { tag }
+            | ApplierEffect::Resume { tag }
             | ApplierEffect::Destroy { tag, .. }
             | ApplierEffect::Forget { tag } => tag.region_id,
         }
@@ -140,6 +150,8 @@ pub struct ApplySnapshot {
     pub snapshot: Arc<Snapshot>,
     /// The region as it was before, when it was initialized; what it covers more than the snapshot is deleted as well.
     pub replaces: Option<Region>,
+    /// Tombstones of other regions whose range is the snapshot's; their data is deleted.
+    pub absorbs: Vec<RegionLocalState>,
     /// Set by the core when the peer is to be destroyed; looked at once, before anything is changed.
     pub cancel: Arc<AtomicBool>,
 }

@@ -8,17 +8,20 @@
 use engine_traits::{KvEngine, LogStore};
 use kvproto::{
     metapb::{Peer as PeerMeta, Region},
-    raft_serverpb::{ExtraMessageType, RaftApplyState, RaftMessage},
+    raft_serverpb::{ExtraMessageType, PeerState, RaftApplyState, RaftMessage},
 };
 use raft::eraftpb::{Message, MessageType};
 use tikv_util::{debug, info, warn};
 
 use super::{
-    Store,
+    Store, Tombstone,
     effect::Effect,
     peer::{Origin, Peer, is_initial_message},
 };
-use crate::store::region::{find_peer, is_epoch_stale};
+use crate::store::{
+    local_state::local_state,
+    region::{find_peer, is_epoch_stale},
+};
 
 /// What to do with a message.
 enum Verdict {
@@ -28,6 +31,10 @@ enum Verdict {
     Replace,
     /// The sender was removed from the region and does not know it.
     TellRemoved,
+    /// The region was merged into another one and the sender does not know it.
+    TellMerged,
+    /// The sender knows that a merge of the region is hopeless.
+    WantRollback,
     Drop(&'static str),
 }
 
@@ -47,6 +54,8 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             // The sender repeats itself; the next message finds the old peer gone.
             Verdict::Replace => self.destroy_replaced(region_id),
             Verdict::TellRemoved => self.tell_removed(&message),
+            Verdict::TellMerged => self.tell_merged(&message),
+            Verdict::WantRollback => self.on_want_rollback(&message),
             Verdict::Drop(reason) => debug!("message dropped";
                 "region_id" => region_id, "to_peer" => message.get_to_peer().get_id(), "reason" => reason),
         }
@@ -79,12 +88,12 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
     }
 
     fn judge_extra(&self, message: &RaftMessage) -> Verdict {
-        if message.get_extra_msg().get_type() != ExtraMessageType::MsgCheckStalePeer {
-            return Verdict::Drop("extra message that no observer takes");
-        }
-        match self.peers.get(&message.get_region_id()) {
-            Some(peer) if is_removed(peer, message) => Verdict::TellRemoved,
-            _ => Verdict::Drop("the sender may be a member"),
+        match (message.get_extra_msg().get_type(), self.peers.get(&message.get_region_id())) {
+            (ExtraMessageType::MsgWantRollbackMerge, _) => Verdict::WantRollback,
+            (ExtraMessageType::MsgCheckStalePeer, Some(peer)) if is_removed(peer, message) => Verdict::TellRemoved,
+            (ExtraMessageType::MsgCheckStalePeer, None) if self.is_merged(message) => Verdict::TellMerged,
+            (ExtraMessageType::MsgCheckStalePeer, _) => Verdict::Drop("the sender may be a member"),
+            _ => Verdict::Drop("extra message that no observer takes"),
         }
     }
 
@@ -93,18 +102,32 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             return Verdict::Drop("nothing to destroy");
         }
         let epoch = message.get_region_epoch();
+        let is_candidate = matches!(
+            message.get_message().get_msg_type(),
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
+        );
+        if is_candidate && self.is_merged(message) {
+            return Verdict::TellMerged;
+        }
         if let Some(tombstone) = self.tombstones.get(&message.get_region_id())
-            && epoch.get_conf_ver() <= tombstone.get_conf_ver()
+            && epoch.get_conf_ver() <= tombstone.epoch.get_conf_ver()
         {
             return Verdict::Drop("for a destroyed peer");
         }
         if is_initial_message(message.get_message()) { Verdict::Create } else { Verdict::Drop("no such peer") }
     }
 
+    /// Whether the region of the sender, which is initialized, is no more.
+    fn is_merged(&self, message: &RaftMessage) -> bool {
+        let tombstone = self.tombstones.get(&message.get_region_id());
+        message.get_region_epoch().get_version() != 0 && tombstone.is_some_and(|tombstone| tombstone.merged.is_some())
+    }
+
     /// Creates a peer that knows nothing but its region's id. A snapshot (or, later, a split) initializes it.
     fn create_uninitialized(&mut self, region_id: u64, meta: &PeerMeta) -> bool {
         let mut region = Region::default();
         region.set_id(region_id);
+        let local = local_state(region, PeerState::Normal);
         // Left behind by an uninitialized peer from before a restart: its vote still counts.
         let raft_state = self.log.raft_state(region_id).map(|state| {
             let mut state = state.unwrap_or_default();
@@ -114,7 +137,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         });
         let peer = raft_state.map_err(Into::into).and_then(|raft_state| {
             let (meta, apply_state) = (meta.clone(), RaftApplyState::default());
-            self.new_peer(Origin { meta, region, raft_state, apply_state })
+            self.new_peer(Origin { meta, local, raft_state, apply_state })
         });
         match peer {
             Ok(peer) => {
@@ -157,9 +180,26 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             debug!("raft refuses message"; "region_id" => region_id, "err" => %error);
         }
         if peer.node.snap().is_none() {
-            peer.received_snapshot = None; // raft-rs had no use for it.
+            // raft-rs had no use for it.
+            if peer.received_snapshot.take().is_some() {
+                self.unseal(region_id);
+            }
         }
         self.dirty.insert(region_id);
+    }
+
+    /// Tells a peer of a region that is no more to destroy itself, unless the target's peer there still needs it.
+    fn tell_merged(&mut self, message: &RaftMessage) {
+        let tombstone = self.tombstones.get(&message.get_region_id());
+        let Some(Tombstone { epoch, merged: Some(merged) }) = tombstone else { return };
+        let mut answer = RaftMessage::default();
+        answer.set_region_id(message.get_region_id());
+        answer.set_from_peer(message.get_to_peer().clone());
+        answer.set_to_peer(message.get_from_peer().clone());
+        answer.set_region_epoch(epoch.clone());
+        answer.set_is_tombstone(true);
+        answer.set_merge_target(merged.target.clone());
+        self.effects.push(Effect::Send(Box::new(answer)));
     }
 
     /// Tells a peer that is no longer in the region to destroy itself.
@@ -178,6 +218,9 @@ fn judge_for_peer<L: LogStore>(peer: &Peer<L>, message: &RaftMessage) -> Verdict
     let theirs = message.get_region_epoch();
     if peer.pending_destroy.is_some() {
         return Verdict::Drop("peer is to be destroyed");
+    }
+    if peer.seal.is_some() {
+        return Verdict::Drop("another region takes over the range");
     }
     if to.get_id() < peer.meta.get_id() {
         return Verdict::Drop("for an older peer");

@@ -9,8 +9,8 @@
 //!    batch of inputs leads to one batch of effects, which is what makes group commit across regions possible.
 //! 3. The driver carries the effects out and feeds their answers back as inputs.
 //!
-//! One concept per file: [`command`] proposes and answers, [`compact_log`] keeps logs short, [`destroy`] ends a peer, [`membership`] follows a change of
-//! the region's peers, [`message`] lets messages in and creates peers, [`read`] serves linearizable reads, [`ready`]
+//! One concept per file: [`absorb`] has a region take over another one's range, [`command`] proposes and answers, [`compact_log`] keeps logs short, [`destroy`] ends a peer, [`membership`] follows a change of
+//! the region's peers, [`merge`] decides what becomes of a merge, [`message`] lets messages in and creates peers, [`read`] serves linearizable reads, [`ready`]
 //! turns what raft-rs wants into effects, [`snapshot`] brings one in, [`split`] makes
 //! peers of new regions, [`stale_peer`] asks whether a peer is still a member, [`transfer`] moves leadership.
 //!
@@ -22,11 +22,13 @@
 //! # What it must not do
 //! Write, send, wait, read a clock, draw random numbers. It reads the log through [`LogStore`], as raft-rs demands.
 
+mod absorb;
 mod command;
 mod compact_log;
 mod destroy;
 mod effect;
 mod membership;
+mod merge;
 mod message;
 mod peer;
 mod peer_storage;
@@ -42,7 +44,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use engine_traits::{KvEngine, LogStore};
 use kvproto::{
     metapb::{Peer as PeerMeta, Region, RegionEpoch},
-    raft_serverpb::{PeerState, RaftApplyState},
+    raft_serverpb::{PeerState, RegionLocalState},
 };
 use raft::StateRole;
 
@@ -75,8 +77,8 @@ pub struct Store<E: KvEngine, L: LogStore> {
     peers: BTreeMap<u64, Box<Peer<L>>>,
     /// Initialized regions by their end, a data key.
     ranges: BTreeMap<Vec<u8>, u64>,
-    /// Epochs of regions whose peer here was destroyed: messages that are not newer are for the old peer.
-    tombstones: HashMap<u64, RegionEpoch>,
+    /// Of regions whose peer here was destroyed.
+    tombstones: HashMap<u64, Tombstone>,
     /// Peers that are gone from `peers` and whose data is being removed.
     destroying: HashMap<u64, destroy::Destroying>,
     /// Peers that this store has made since it started.
@@ -85,6 +87,14 @@ pub struct Store<E: KvEngine, L: LogStore> {
     /// Regions to look at in [`Store::finish`].
     dirty: BTreeSet<u64>,
     effects: effect::Effects,
+}
+
+/// What is left of a peer that was destroyed.
+struct Tombstone {
+    /// Messages that are not newer are for the old peer.
+    epoch: RegionEpoch,
+    /// Set when the region itself is no more.
+    merged: Option<absorb::Merged>,
 }
 
 /// What can be seen of a peer from outside.
@@ -101,6 +111,8 @@ pub struct PeerStatus {
     pub applied_index: u64,
     /// A snapshot was accepted whose data has not replaced what is on disk yet.
     pub applying_snapshot: bool,
+    /// The region waits for what becomes of its merge into another one, and takes no commands.
+    pub merging: bool,
 }
 
 impl PeerStatus {
@@ -134,39 +146,41 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             effects: effect::Effects::default(),
         };
         let mut regions = BTreeMap::new();
-        for mut state in load_region_states(kv)? {
-            let region = state.take_region();
+        for state in load_region_states(kv)? {
             if state.get_state() == PeerState::Tombstone {
-                store.load_tombstone(kv, region)?;
+                store.load_tombstone(kv, state)?;
             } else {
-                regions.insert(region.get_id(), region);
+                regions.insert(state.get_region().get_id(), state);
             }
         }
         let mut with_log = store.log.regions()?;
         with_log.sort_unstable();
-        for region_id in with_log {
+        let mut snapshots = BTreeMap::new();
+        for region_id in &with_log {
             // A region without metadata and without a pending snapshot has an uninitialized peer: the next message
             // creates it again, with the Raft state that it had.
-            let snapshot = store.log.pending_snapshot(region_id)?;
-            let snapshot = snapshot.map(|raw| parse_pending_snapshot(region_id, &raw)).transpose()?;
-            if store.clear_log_of_destroyed(region_id, snapshot.as_ref()) {
-                continue;
-            }
-            match (snapshot, regions.remove(&region_id)) {
-                (Some(snapshot), before) => store.resume_snapshot(snapshot, before)?,
-                (None, Some(region)) => {
-                    let apply_state = load_apply_state(kv, region_id)?.unwrap_or_default();
-                    store.load_peer(region, apply_state)?;
-                }
-                (None, None) => {}
+            let snapshot = store.log.pending_snapshot(*region_id)?;
+            let snapshot = snapshot.map(|raw| parse_pending_snapshot(*region_id, &raw)).transpose()?;
+            if !store.clear_log_of_destroyed(*region_id, snapshot.as_ref())
+                && let Some(snapshot) = snapshot
+            {
+                snapshots.insert(*region_id, snapshot);
             }
         }
-        for (region_id, region) in regions {
-            let apply_state = load_apply_state(kv, region_id)?.unwrap_or_default();
-            if apply_state.get_applied_index() != RAFT_INIT_LOG_INDEX {
-                return Err(Error::InvalidRequest(format!("region {region_id} is on disk without a Raft state")));
-            }
-            store.load_peer(region, apply_state)?;
+        // A snapshot says what the region is, and what of other regions it absorbs.
+        for (region_id, snapshot) in snapshots {
+            let before = regions.remove(&region_id).map(|mut local| local.take_region());
+            let overlaps = |local: &RegionLocalState| overlap(local.get_region(), snapshot.region());
+            let absorbed = regions.extract_if(.., |_, local| overlaps(local)).map(|(_, mut local)| local.take_region());
+            let absorbed = absorbed.collect();
+            store.resume_snapshot(snapshot, before, absorbed)?;
+        }
+        for (region_id, local) in regions {
+            let has_log = with_log.binary_search(&region_id).is_ok();
+            store.load_peer(kv, local, has_log)?;
+        }
+        for region_id in store.peers.keys().copied().collect::<Vec<_>>() {
+            store.destroy_left_behind(region_id);
         }
         Ok(store)
     }
@@ -184,6 +198,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             Input::Read { id, header } => self.on_read(id, &header),
             Input::Persisted { tag, ready } => self.on_persisted(tag, ready),
             Input::LogCleaned { tag } => self.on_log_cleaned(tag),
+            Input::ApplierRetired { tag } => self.on_applier_retired(tag),
             Input::Applied(outcome) => self.on_applied(*outcome),
             Input::SnapshotGenerated { tag, snapshot } => {
                 if let Some(peer) = self.peer_of(tag) {
@@ -231,7 +246,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
 
     fn on_tick(&mut self) {
         for (region_id, peer) in &mut self.peers {
-            if peer.accepted_snapshot.is_some() {
+            if peer.accepted_snapshot.is_some() || peer.seal.is_some() {
                 // A candidate looks for unapplied membership changes in its log, which the snapshot has replaced and
                 // whose end it has not applied: raft-rs does not survive that.
                 continue;
@@ -241,6 +256,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
                 self.dirty.insert(*region_id);
             }
         }
+        self.on_merge_tick();
         self.on_log_gc_tick();
         self.on_stale_peer_tick();
         self.on_transfer_tick();
@@ -252,9 +268,14 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
     }
 
     /// A peer that was in order when the store stopped.
-    fn load_peer(&mut self, region: Region, apply_state: RaftApplyState) -> Result<()> {
+    fn load_peer(&mut self, kv: &E, local: RegionLocalState, has_log: bool) -> Result<()> {
+        let region = local.get_region().clone();
         let meta = self.own_peer(&region)?;
         let region_id = region.get_id();
+        let apply_state = load_apply_state(kv, region_id)?.unwrap_or_default();
+        if !has_log && apply_state.get_applied_index() != RAFT_INIT_LOG_INDEX {
+            return Err(Error::InvalidRequest(format!("region {region_id} is on disk without a Raft state")));
+        }
         let mut raft_state = self.log.raft_state(region_id)?.unwrap_or_default();
         if apply_state.get_truncated_state().get_index() == RAFT_INIT_LOG_INDEX
             && raft_state.get_last_index() < RAFT_INIT_LOG_INDEX
@@ -266,7 +287,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         // is applied was committed.
         let commit = raft_state.get_hard_state().get_commit().max(apply_state.get_applied_index());
         raft_state.mut_hard_state().set_commit(commit);
-        let peer = self.new_peer(Origin { meta, region: region.clone(), raft_state, apply_state })?;
+        let peer = self.new_peer(Origin { meta, local, raft_state, apply_state })?;
         self.insert_peer(peer);
         self.register_applier(region_id)?;
         self.host.on_region_changed(&region, RegionChangeEvent::Create, StateRole::Follower);
@@ -303,30 +324,36 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let peer = self.peers.get(&region_id).ok_or(Error::RegionNotFound(region_id))?;
         let storage = peer.storage();
         let applied_term = raft::Storage::term(storage, storage.applied_index())?;
-        let applier = Applier::new(peer.tag(), peer.region().clone(), storage.apply_state().clone(), applied_term);
+        let applier = Applier::new(peer.tag(), peer.local_state(), storage.apply_state().clone(), applied_term);
         self.effects.applier(ApplierEffect::Register(Box::new(applier)));
         Ok(())
     }
 
-    /// Another region here whose data overlaps `region`, which is initialized: a region that has a peer, or that a snapshot
-    /// brings, or data that a snapshot or a destruction is about to delete.
-    fn overlapping_region(&self, region: &Region) -> Option<u64> {
+    /// Other regions that own a part of the range of `region`, which is initialized.
+    fn owners_within(&self, region: &Region) -> Vec<u64> {
         let (start, end) = (keys::enc_start_key(region), keys::enc_end_key(region));
-        let owned = self
-            .ranges
-            .range((std::ops::Bound::Excluded(start.clone()), std::ops::Bound::Unbounded))
+        self.ranges
+            .range((std::ops::Bound::Excluded(start), std::ops::Bound::Unbounded))
             .map(|(_, id)| *id)
             .take_while(|id| self.peers.get(id).is_some_and(|peer| keys::enc_start_key(peer.region()) < end))
-            .find(|id| *id != region.get_id());
-        let overlaps = |other: &Region| {
-            other.get_id() != region.get_id() && keys::enc_start_key(other) < end && start < keys::enc_end_key(other)
-        };
+            .filter(|id| *id != region.get_id())
+            .collect()
+    }
+
+    /// Another region whose data overlaps `region`, without being its owner yet or any more: one that a snapshot brings, or
+    /// whose data a snapshot or a destruction is about to delete.
+    fn overlapping_claim(&self, region: &Region) -> Option<u64> {
         let accepted = self.peers.values().filter_map(|peer| peer.accepted_snapshot.as_ref());
-        let replaced = accepted.clone().filter_map(snapshot::AcceptedSnapshot::replaced);
+        let replaced = accepted.clone().flat_map(snapshot::AcceptedSnapshot::replaced);
         let brought = accepted.map(snapshot::AcceptedSnapshot::region);
         let received = self.peers.values().filter_map(|peer| Some(peer.received_snapshot.as_ref()?.region()));
         let doomed = self.destroying.values().flat_map(destroy::Destroying::data);
         let mut others = replaced.chain(brought).chain(received).chain(doomed);
-        owned.or_else(|| others.find(|other| overlaps(other)).map(Region::get_id))
+        others.find(|other| other.get_id() != region.get_id() && overlap(other, region)).map(Region::get_id)
     }
+}
+
+/// Whether two initialized regions have keys in common.
+fn overlap(one: &Region, other: &Region) -> bool {
+    keys::enc_start_key(one) < keys::enc_end_key(other) && keys::enc_start_key(other) < keys::enc_end_key(one)
 }

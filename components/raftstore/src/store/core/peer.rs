@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use engine_traits::LogStore;
 use kvproto::{
     metapb::{Peer as PeerMeta, Region, RegionEpoch},
-    raft_serverpb::{RaftApplyState, RaftLocalState, RaftMessage},
+    raft_serverpb::{PeerState, RaftApplyState, RaftLocalState, RaftMessage, RegionLocalState},
 };
 use raft::{
     RawNode, StateRole,
@@ -14,7 +14,9 @@ use raft::{
 
 use super::{
     PeerStatus, RequestId,
+    absorb::Seal,
     effect::{ApplierEffect, Effect, Effects, PeerTag},
+    merge::Merge,
     peer_storage::PeerStorage,
     read::Reads,
     snapshot::AcceptedSnapshot,
@@ -22,7 +24,7 @@ use super::{
 };
 use crate::{
     Result,
-    store::{Config, Snapshot, region::is_initialized},
+    store::{Config, Snapshot, local_state::local_state, merged::Absorbed, region::is_initialized},
 };
 
 /// A command that was proposed and is not applied yet.
@@ -84,8 +86,14 @@ pub(super) struct Peer<L: LogStore> {
     pub(super) received_snapshot: Option<Snapshot>,
     /// The snapshot that raft-rs accepted, until its data is in the engine.
     pub(super) accepted_snapshot: Option<AcceptedSnapshot>,
-    /// Committed entries behind the accepted snapshot.
+    /// Committed entries behind the accepted snapshot, or that came since a snapshot of another region may absorb this one.
     pub(super) deferred_entries: Vec<Entry>,
+    /// Set while the region is being merged into another one.
+    pub(super) merge: Option<Merge>,
+    /// The regions that were merged into this one.
+    pub(super) absorbed: Absorbed,
+    /// Set when another region here is taking over this one's range.
+    pub(super) seal: Option<Seal>,
     /// An offer of leadership that this peer has not answered yet.
     pub(super) offer: Option<Offer>,
     /// Ticks since the leader was heard.
@@ -99,14 +107,16 @@ pub(super) struct Peer<L: LogStore> {
 /// What a peer begins with.
 pub(super) struct Origin {
     pub(super) meta: PeerMeta,
-    pub(super) region: Region,
+    /// Of an uninitialized region, it has the region's id.
+    pub(super) local: RegionLocalState,
     pub(super) raft_state: RaftLocalState,
     pub(super) apply_state: RaftApplyState,
 }
 
 impl<L: LogStore> Peer<L> {
     pub(super) fn new(config: &Config, store_id: u64, incarnation: u64, log: L, origin: Origin) -> Result<Self> {
-        let Origin { meta, region, raft_state, apply_state } = origin;
+        let Origin { meta, mut local, raft_state, apply_state } = origin;
+        let region = local.take_region();
         let applied = apply_state.get_applied_index();
         let logger = tikv_util::logger::global().new(slog::o!(
             "store_id" => store_id, "region_id" => region.get_id(), "peer_id" => meta.get_id(),
@@ -129,6 +139,9 @@ impl<L: LogStore> Peer<L> {
             received_snapshot: None,
             accepted_snapshot: None,
             deferred_entries: Vec::new(),
+            merge: local.has_merge_state().then(|| Merge::new(local.take_merge_state())),
+            absorbed: Absorbed::new(local.take_merged_records().into_vec()),
+            seal: None,
             offer: None,
             silent_ticks: 0,
             senders: HashMap::new(),
@@ -217,9 +230,29 @@ impl<L: LogStore> Peer<L> {
         self.find(self.node.raft.leader_id).cloned()
     }
 
+    /// Whether nothing is under way for it.
+    pub(super) fn is_idle(&self) -> bool {
+        self.reported_index == self.handed_index
+            && self.received_snapshot.is_none()
+            && self.accepted_snapshot.is_none()
+            && self.seal.is_none()
+            && self.pending_destroy.is_none()
+    }
+
+    /// What is on disk about the region.
+    pub(super) fn local_state(&self) -> RegionLocalState {
+        let state = if self.merge.is_some() { PeerState::Merging } else { PeerState::Normal };
+        let mut local = local_state(self.region().clone(), state);
+        if let Some(merge) = &self.merge {
+            local.set_merge_state(merge.state.clone());
+        }
+        local.set_merged_records(self.absorbed.to_records().into());
+        local
+    }
+
     /// Hands committed entries to the applier, or keeps them while a snapshot is on its way to the engine.
     pub(super) fn apply(&mut self, entries: Vec<Entry>, effects: &mut Effects) {
-        if self.accepted_snapshot.is_some() {
+        if self.accepted_snapshot.is_some() || matches!(self.seal, Some(Seal::Snapshot { .. })) {
             self.deferred_entries.extend(entries);
         } else if let Some(last) = entries.last() {
             self.handed_index = last.get_index();
@@ -262,6 +295,7 @@ impl<L: LogStore> Peer<L> {
             commit_index: self.node.raft.raft_log.committed,
             applied_index: self.reported_index,
             applying_snapshot: self.accepted_snapshot.is_some(),
+            merging: self.merge.is_some(),
         }
     }
 }

@@ -69,9 +69,14 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
     }
 
     fn check_read(&self, header: &RaftRequestHeader) -> Result<()> {
-        let region = self.leader_for(header)?.region();
+        let peer = self.leader_for(header)?;
+        let region = peer.region();
         if header.get_region_epoch().get_version() != region.get_region_epoch().get_version() {
             return Err(Error::EpochNotMatch { region_id: region.get_id(), current: Box::new(region.clone()) });
+        }
+        if peer.merge.is_some() {
+            // The target may have committed the merge, and written since.
+            return Err(Error::ProposalInMergingMode(region.get_id()));
         }
         Ok(())
     }

@@ -144,6 +144,8 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
     fn order_snapshot(&mut self, region_id: u64) {
         if let Some(peer) = self.peers.get_mut(&region_id)
             && peer.accepted_snapshot.is_none()
+            && peer.merge.is_none()
+            && peer.seal.is_none()
             && peer.storage_mut().order_snapshot()
         {
             self.effects.applier(ApplierEffect::GenerateSnapshot { tag: peer.tag() });

@@ -17,14 +17,19 @@ use std::sync::{
 };
 
 use engine_traits::{KvEngine, LogBatch, LogOp, LogStore};
-use kvproto::{metapb::Region, raft_serverpb::RaftMessage};
+use kvproto::{
+    metapb::Region,
+    raft_serverpb::{RaftMessage, RegionLocalState},
+};
 use protobuf::Message as _;
 use raft::{SnapshotStatus, StateRole, eraftpb};
 use tikv_util::{info, warn};
 
-use super::{ApplierEffect, ApplySnapshot, Effect, LogWrite, PeerTag, Store, peer::Origin};
+use super::{
+    ApplierEffect, ApplySnapshot, Effect, LogWrite, PeerTag, Store, absorb::tombstone_of_merged, peer::Origin,
+};
 use crate::{
-    Result,
+    Error, Result,
     coprocessor::RegionChangeEvent,
     store::{
         Snapshot,
@@ -38,6 +43,8 @@ pub(super) struct AcceptedSnapshot {
     snapshot: Arc<Snapshot>,
     stage: Stage,
     replaces: Option<Region>,
+    /// Tombstones of regions whose range is the snapshot's.
+    absorbs: Vec<RegionLocalState>,
     cancel: Arc<AtomicBool>,
 }
 
@@ -52,18 +59,24 @@ enum Stage {
 }
 
 impl AcceptedSnapshot {
-    fn new(snapshot: Snapshot, stage: Stage, replaces: Option<Region>) -> Self {
-        Self { snapshot: Arc::new(snapshot), stage, replaces, cancel: Arc::new(AtomicBool::new(false)) }
+    fn new(snapshot: Snapshot, stage: Stage, replaces: Option<Region>, absorbs: Vec<RegionLocalState>) -> Self {
+        Self { snapshot: Arc::new(snapshot), stage, replaces, absorbs, cancel: Arc::default() }
     }
 
-    /// The region has shrunk to `region` before the snapshot replaced it.
+    /// The region has become `region` before the snapshot replaced it.
     pub(super) fn replaces_only(&mut self, region: Region) {
         self.replaces = Some(region);
     }
 
-    /// The region whose data it replaces, when there is any.
-    pub(super) fn replaced(&self) -> Option<&Region> {
-        self.replaces.as_ref()
+    /// The regions whose data it replaces.
+    pub(super) fn replaced(&self) -> impl Iterator<Item = &Region> {
+        self.replaces.iter().chain(self.absorbs.iter().map(RegionLocalState::get_region))
+    }
+
+    /// What there is to remove when it is not applied: the region that it replaces, and the tombstones of those that it
+    /// absorbs.
+    pub(super) fn into_remains(self) -> (Vec<Region>, Vec<RegionLocalState>) {
+        (self.replaces.into_iter().collect(), self.absorbs)
     }
 
     /// The region that it brings.
@@ -109,8 +122,17 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if listed.is_none_or(|listed| listed.get_id() != peer.meta.get_id()) {
             return refused("it does not list this peer");
         }
-        if let Some(other) = self.overlapping_region(snapshot.region()) {
+        if let Some(other) = self.overlapping_claim(snapshot.region()) {
             return refused(&format!("its range overlaps region {other}"));
+        }
+        match self.absorbed_by(snapshot.region(), &snapshot.absorbed()) {
+            Ok(absorbed) => self.seal_for_snapshot(&absorbed, region_id),
+            Err(reason) => {
+                refused(&reason);
+                // Who is in the way may be a peer of a region that is no more.
+                self.owners_within(snapshot.region()).into_iter().for_each(|owner| self.ask_whether_stale(owner));
+                return false;
+            }
         }
         if let Some(peer) = self.peers.get_mut(&region_id) {
             peer.received_snapshot = Some(snapshot);
@@ -130,7 +152,10 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             "index" => metadata.get_index(), "size_bytes" => snapshot.size_bytes());
         let replaces = Some(peer.region().clone()).filter(is_initialized);
         peer.storage_mut().reset_to_snapshot(apply_state_at(metadata.get_index(), metadata.get_term()));
-        peer.accepted_snapshot = Some(AcceptedSnapshot::new(snapshot, Stage::Persisting, replaces));
+        let absorbs = self.sealed_for(region_id, &snapshot.absorbed());
+        if let Some(peer) = self.peers.get_mut(&region_id) {
+            peer.accepted_snapshot = Some(AcceptedSnapshot::new(snapshot, Stage::Persisting, replaces, absorbs));
+        }
         let bytes = raw.write_to_bytes().expect("a decoded message encodes");
         batch.push(LogOp::ClearLog { region_id });
         batch.push(LogOp::PendingSnapshot { region_id, snapshot: Some(bytes) });
@@ -146,22 +171,34 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         };
         accepted.stage = Stage::Waiting;
         let region = accepted.snapshot.region().clone();
+        let absorbs = accepted.absorbs.clone();
+        peer.absorbed = accepted.snapshot.absorbed();
+        peer.merge = None;
         if let Some(before) = &accepted.replaces {
             self.ranges.remove(&keys::enc_end_key(before));
         }
-        self.ranges.insert(keys::enc_end_key(&region), region_id);
         if let Some(meta) = find_peer(&region, self.store_id) {
             peer.meta = meta.clone();
         }
         peer.storage_mut().set_region(region.clone());
         peer.forget_senders();
-        let role = peer.role();
-        if peer.pending_destroy.is_some() {
+        let (role, is_doomed) = (peer.role(), peer.pending_destroy.is_some());
+        for tombstone in absorbs {
+            // Its applier has nothing to do; it is forgotten so that nothing of it stays in memory.
+            let absorbed = tombstone.get_region().get_id();
+            if let Some(tag) = self.peers.get(&absorbed).map(|peer| peer.tag()) {
+                self.effects.applier(ApplierEffect::Forget { tag });
+            }
+            self.end_absorbed(tombstone, &region);
+        }
+        self.ranges.insert(keys::enc_end_key(&region), region_id);
+        if is_doomed {
             // Nobody needs to hear of a region that is about to go.
             self.finish_destroy(region_id);
             return;
         }
         self.host.on_region_changed(&region, RegionChangeEvent::Create, role);
+        self.destroy_left_behind(region_id);
         self.start_snapshot(region_id);
     }
 
@@ -181,6 +218,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             tag,
             snapshot: accepted.snapshot.clone(),
             replaces: accepted.replaces.clone(),
+            absorbs: accepted.absorbs.clone(),
             cancel: accepted.cancel.clone(),
         }));
     }
@@ -217,15 +255,33 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         self.dirty.insert(region_id);
     }
 
-    /// After a restart: the peer has accepted `snapshot`, and whether its data is in the engine is unknown.
-    pub(super) fn resume_snapshot(&mut self, snapshot: Snapshot, before: Option<Region>) -> Result<()> {
+    /// After a restart: the peer has accepted `snapshot`, and whether its data is in the engine is unknown. What was there
+    /// before is the region itself and the regions that it absorbs.
+    pub(super) fn resume_snapshot(
+        &mut self,
+        snapshot: Snapshot,
+        before: Option<Region>,
+        absorbed: Vec<Region>,
+    ) -> Result<()> {
         let (region, key) = (snapshot.region().clone(), snapshot.key());
         let region_id = region.get_id();
         let meta = self.own_peer(&region)?;
         let raft_state = self.log.raft_state(region_id)?.unwrap_or_default();
         let apply_state = apply_state_at(key.idx, key.term);
-        let mut peer = self.new_peer(Origin { meta, region: region.clone(), raft_state, apply_state })?;
-        peer.accepted_snapshot = Some(AcceptedSnapshot::new(snapshot, Stage::Waiting, before));
+        let local = snapshot.local_state();
+        let records = snapshot.absorbed();
+        let tombstone_of = |region: Region| {
+            tombstone_of_merged(&region, &records).ok_or_else(|| {
+                let id = region.get_id();
+                Error::InvalidRequest(format!("the pending snapshot of region {region_id} overlaps region {id}"))
+            })
+        };
+        let absorbs = absorbed.into_iter().map(tombstone_of).collect::<Result<Vec<_>>>()?;
+        for tombstone in &absorbs {
+            self.end_absorbed(tombstone.clone(), &region);
+        }
+        let mut peer = self.new_peer(Origin { meta, local, raft_state, apply_state })?;
+        peer.accepted_snapshot = Some(AcceptedSnapshot::new(snapshot, Stage::Waiting, before, absorbs));
         info!("resuming snapshot"; "region_id" => region_id, "index" => key.idx);
         self.insert_peer(peer);
         self.host.on_region_changed(&region, RegionChangeEvent::Create, StateRole::Follower);

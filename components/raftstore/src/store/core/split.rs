@@ -13,15 +13,19 @@
 //! - The range of a new region belongs to nobody else here: it was the split region's.
 
 use engine_traits::{KvEngine, LogBatch, LogOp, LogStore};
-use kvproto::{metapb::Region, raft_cmdpb::BatchSplitRequest, raft_serverpb::RaftLocalState};
+use kvproto::{
+    metapb::Region,
+    raft_cmdpb::BatchSplitRequest,
+    raft_serverpb::{PeerState, RaftLocalState},
+};
 use raft::StateRole;
 use tikv_util::{info, warn};
 
-use super::{Effect, Input, LogWrite, PeerTag, Store, peer::Origin, snapshot::AcceptedSnapshot};
+use super::{Effect, Input, LogWrite, PeerTag, Remains, Store, peer::Origin, snapshot::AcceptedSnapshot};
 use crate::{
     Error, Result,
     coprocessor::{RegionChangeEvent, RegionChangeReason},
-    store::local_state::{RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM, apply_state_at},
+    store::local_state::{RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM, apply_state_at, local_state},
 };
 
 impl<E: KvEngine, L: LogStore> Store<E, L> {
@@ -83,7 +87,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let is_newer = existing.is_some_and(|existing| existing.meta.get_id() > meta.get_id());
         if is_newer || self.destroying.contains_key(&region_id) {
             let tag = PeerTag { region_id, peer_id: meta.get_id(), incarnation: self.next_incarnation() };
-            self.destroy_data(tag, region, None);
+            self.destroy_data(tag, Remains { region, replaced: Vec::new(), absorbed: Vec::new() });
             return Ok(());
         }
         // After a restart an uninitialized peer is not here yet, but what it has voted is in the log and counts.
@@ -93,8 +97,8 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         };
         let raft_state = initial_raft_state(known.unwrap_or_default());
         let apply_state = apply_state_at(RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM);
-        let mut peer =
-            self.new_peer(Origin { meta, region: region.clone(), raft_state: raft_state.clone(), apply_state })?;
+        let local = local_state(region.clone(), PeerState::Normal);
+        let mut peer = self.new_peer(Origin { meta, local, raft_state: raft_state.clone(), apply_state })?;
         let batch = LogBatch { ops: vec![LogOp::RaftState { region_id, state: raft_state }] };
         let answer = Some(Input::Persisted { tag: peer.tag(), ready: peer.await_initial_state() });
         self.effects.push(Effect::WriteLog(LogWrite { batch, sync: true, answer }));

@@ -8,6 +8,7 @@ use tikv_util::worker::{Scheduler, Worker};
 
 use super::{StoreHandle, fatal, snapshot_workers::GenerateSnapshot};
 use crate::{
+    Result,
     coprocessor::CoprocessorHost,
     store::{
         apply::{Applier, ApplyOutcome, Urgency},
@@ -96,25 +97,30 @@ impl<E: KvEngine> ApplyWorker<E> {
             }
             ApplierEffect::Apply { tag, entries } => {
                 if let Some(applier) = applier_of(&mut self.appliers, tag) {
-                    let outcome = match applier.apply(&entries, &mut self.batch, &self.host) {
-                        Ok(outcome) => outcome,
-                        Err(error) => fatal("cannot apply a committed entry", &error),
-                    };
-                    let urgency = outcome.urgency;
-                    self.outcomes.push(outcome);
-                    match urgency {
-                        Urgency::Batched if self.batch.size_bytes() < BATCH_SIZE_BYTES_MAX => {}
-                        Urgency::Batched | Urgency::Now => self.flush(),
-                        Urgency::Durable => self.flush_durably(),
-                    }
+                    let outcome = applier.apply(entries, &mut self.batch, &self.host);
+                    self.take(outcome);
                 }
+            }
+            ApplierEffect::Resume { tag } => {
+                if let Some(applier) = applier_of(&mut self.appliers, tag) {
+                    let outcome = applier.resume(&mut self.batch, &self.host);
+                    self.take(outcome);
+                }
+            }
+            ApplierEffect::Retire { tag } => {
+                self.flush();
+                self.appliers.remove(&tag.region_id);
+                let _ = self.store.input(Input::ApplierRetired { tag });
             }
             ApplierEffect::GenerateSnapshot { tag } => {
                 self.flush();
                 if let Some(applier) = applier_of(&mut self.appliers, tag) {
+                    let Some(local) = applier.snapshot_state() else {
+                        let _ = self.store.input(Input::SnapshotGenerated { tag, snapshot: None });
+                        return;
+                    };
                     let snapshot = Box::new(self.kv.snapshot());
-                    let region = applier.region().clone();
-                    let generate = move || super::Snapshot::generate(&*snapshot, &region);
+                    let generate = move || super::Snapshot::generate(&*snapshot, &local);
                     let region = applier.region().clone();
                     // Fails only when the worker panicked; then the process is about to end.
                     let _ = self.generator.schedule(GenerateSnapshot {
@@ -138,6 +144,18 @@ impl<E: KvEngine> ApplyWorker<E> {
                 self.flush();
                 self.appliers.remove(&tag.region_id);
             }
+        }
+    }
+
+    /// Keeps an outcome until what it is about is written, which may be at once.
+    fn take(&mut self, outcome: Result<ApplyOutcome>) {
+        let outcome = outcome.unwrap_or_else(|error| fatal("cannot apply a committed entry", &error));
+        let urgency = outcome.urgency;
+        self.outcomes.push(outcome);
+        match urgency {
+            Urgency::Batched if self.batch.size_bytes() < BATCH_SIZE_BYTES_MAX => {}
+            Urgency::Batched | Urgency::Now => self.flush(),
+            Urgency::Durable => self.flush_durably(),
         }
     }
 

@@ -16,7 +16,7 @@ use engine_traits::{Cf, KvEngine, LogStore, WriteBatch};
 use kvproto::{
     metapb::{Peer, Region},
     raft_cmdpb::{AdminCmdType, CmdType, RaftCmdRequest, RaftCmdResponse, RaftRequestHeader, Request, SplitRequest},
-    raft_serverpb::RaftMessage,
+    raft_serverpb::{PeerState, RaftMessage},
 };
 use raft::{
     StateRole,
@@ -29,10 +29,12 @@ use crate::{
     coprocessor::*,
     store::{
         Config, PeerStatus, SnapKey, Snapshot,
-        apply::{Applier, Urgency},
+        apply::{Applier, ApplyOutcome, Urgency},
         bootstrap_region, bootstrap_store,
         core::{ApplierEffect, ApplySnapshot, Effect, Input, LogWrite, RequestId, Store},
-        data, new_peer,
+        data,
+        local_state::local_state,
+        new_peer,
         snapshot::raft_snapshot,
     },
 };
@@ -176,13 +178,25 @@ pub(super) struct Node {
     /// Log writes are kept here while `hold_log` is set.
     pub(super) hold_log: bool,
     held_writes: VecDeque<LogWrite>,
-    /// What the first region's applier is given is kept here.
+    /// What the applier of `held_region`, by default the first region, is given is kept here.
     pub(super) hold_applies: bool,
+    pub(super) held_region: u64,
     held_applies: VecDeque<ApplierEffect>,
     pub(super) snapshots: VecDeque<ApplySnapshot>,
     pub(super) responses: HashMap<u64, RaftCmdResponse>,
     /// Reads that were served, with the applied index; and that failed.
     pub(super) reads: HashMap<u64, std::result::Result<u64, Error>>,
+}
+
+impl Node {
+    /// Writes what an applier has gathered.
+    fn written(&self, batch: &WriteBatch, outcome: ApplyOutcome) -> Input {
+        self.kv.write(batch).unwrap();
+        if outcome.urgency == Urgency::Durable {
+            self.kv.sync().unwrap();
+        }
+        Input::Applied(Box::new(outcome))
+    }
 }
 
 pub(super) struct Harness {
@@ -193,6 +207,8 @@ pub(super) struct Harness {
     /// Messages to, or of a type, that are lost.
     pub(super) cut_off: Vec<u64>,
     pub(super) lost_types: Vec<MessageType>,
+    /// Messages of a region to a store that are lost.
+    pub(super) lost_regions: Vec<(u64, u64)>,
     /// The requests for votes of all other stores are lost.
     only_candidate: Option<u64>,
     /// The region that commands, reads and questions are about.
@@ -209,6 +225,7 @@ impl Harness {
             network: VecDeque::new(),
             cut_off: Vec::new(),
             lost_types: Vec::new(),
+            lost_regions: Vec::new(),
             only_candidate: None,
             region_id: REGION_ID,
             last_id: 0,
@@ -251,6 +268,7 @@ impl Harness {
             hold_log: false,
             held_writes: VecDeque::new(),
             hold_applies: false,
+            held_region: REGION_ID,
             held_applies: VecDeque::new(),
             snapshots: VecDeque::new(),
             responses: HashMap::new(),
@@ -322,7 +340,7 @@ impl Harness {
             }
             Effect::WriteLog(write) if node.hold_log => node.held_writes.push_back(write),
             Effect::WriteLog(write) => self.write_log(store_id, write),
-            Effect::Applier(effect) if node.hold_applies && effect.region_id() == REGION_ID => {
+            Effect::Applier(effect) if node.hold_applies && effect.region_id() == node.held_region => {
                 node.held_applies.push_back(effect);
             }
             Effect::Applier(effect) => self.apply(store_id, effect),
@@ -356,18 +374,27 @@ impl Harness {
             ApplierEffect::Apply { tag, entries } => {
                 let mut batch = WriteBatch::new();
                 let applier = node.appliers.get_mut(&tag.region_id).unwrap();
-                let outcome = applier.apply(&entries, &mut batch, &node.host).unwrap();
-                node.kv.write(&batch).unwrap();
-                if outcome.urgency == Urgency::Durable {
-                    node.kv.sync().unwrap();
-                }
-                Input::Applied(Box::new(outcome))
+                let outcome = applier.apply(entries, &mut batch, &node.host).unwrap();
+                node.written(&batch, outcome)
+            }
+            ApplierEffect::Resume { tag } => {
+                let mut batch = WriteBatch::new();
+                let applier = node.appliers.get_mut(&tag.region_id).unwrap();
+                let outcome = applier.resume(&mut batch, &node.host).unwrap();
+                node.written(&batch, outcome)
+            }
+            ApplierEffect::Retire { tag } => {
+                node.appliers.remove(&tag.region_id);
+                Input::ApplierRetired { tag }
             }
             ApplierEffect::GenerateSnapshot { tag } => {
                 let applier = &node.appliers[&tag.region_id];
-                let data = Snapshot::generate(&node.kv.snapshot(), applier.region()).unwrap();
-                let snapshot = raft_snapshot(data, applier.region(), applier.applied_index(), applier.applied_term());
-                Input::SnapshotGenerated { tag, snapshot: Some(Box::new(snapshot)) }
+                let snapshot = applier.snapshot_state().map(|local| {
+                    let data = Snapshot::generate(&node.kv.snapshot(), &local).unwrap();
+                    let (index, term) = (applier.applied_index(), applier.applied_term());
+                    Box::new(raft_snapshot(data, applier.region(), index, term))
+                });
+                Input::SnapshotGenerated { tag, snapshot }
             }
             ApplierEffect::Destroy { tag, remains } => {
                 node.appliers.remove(&tag.region_id);
@@ -422,7 +449,7 @@ impl Harness {
             if let ApplierEffect::Apply { tag, entries } = effect {
                 let mut batch = WriteBatch::new();
                 let applier = node.appliers.get_mut(&tag.region_id).unwrap();
-                applier.apply(&entries, &mut batch, &node.host).unwrap();
+                applier.apply(entries, &mut batch, &node.host).unwrap();
                 node.kv.write(&batch).unwrap();
                 node.kv.sync().unwrap();
             }
@@ -464,7 +491,8 @@ impl Harness {
             let message_type = message.get_message().get_msg_type();
             let unwanted_candidate = matches!(message_type, MessageType::MsgRequestPreVote)
                 && self.only_candidate.is_some_and(|candidate| candidate != from);
-            if cut_off || unwanted_candidate || self.lost_types.contains(&message_type) {
+            let is_lost = self.lost_regions.contains(&(message.get_region_id(), to));
+            if cut_off || is_lost || unwanted_candidate || self.lost_types.contains(&message_type) {
                 continue;
             }
             if self.nodes.contains_key(&to) {
@@ -570,7 +598,8 @@ impl Harness {
         self.must_put(from, key, b"1");
         self.cut_off = cut_off;
         let (leader, to_peer) = (self.status(from).unwrap(), self.status(to).unwrap().peer_id);
-        let data = Snapshot::generate(&self.node(from).kv.snapshot(), &leader.region).unwrap();
+        let local = local_state(leader.region.clone(), PeerState::Normal);
+        let data = Snapshot::generate(&self.node(from).kv.snapshot(), &local).unwrap();
         let mut message = RaftMessage::default();
         message.set_region_id(self.region_id);
         message.set_from_peer(new_peer(from, leader.peer_id));
@@ -621,6 +650,15 @@ pub(super) fn split(key: &[u8], new_region_id: u64, peers: u64) -> RaftCmdReques
     split.set_new_region_id(new_region_id);
     split.set_new_peer_ids((1..=peers).map(|n| new_region_id * 100 + n).collect());
     admin.mut_splits().mut_requests().push(split);
+    command
+}
+
+/// A merge into `target`.
+pub(super) fn merge(target: &Region) -> RaftCmdRequest {
+    let mut command = RaftCmdRequest::default();
+    let admin = command.mut_admin_request();
+    admin.set_cmd_type(AdminCmdType::PrepareMerge);
+    admin.mut_prepare_merge().set_target(target.clone());
     command
 }
 

@@ -3,6 +3,7 @@
 mod compact_log;
 mod harness;
 mod lifecycle;
+mod merge;
 mod replication;
 mod split;
 mod transfer;

@@ -1,0 +1,261 @@
+//! A region here takes over the range of another one, which was merged into it.
+//!
+//! # How it works
+//! By the target's log, on each store:
+//! 1. The applier of the target comes to a `CommitMerge` and waits for the source ([`Store::on_await_source`]). The source
+//!    is sealed, given the entries that it lacks, and when it has applied them its applier is retired. Only then the target
+//!    goes on: a late write for the source would look like a peer whose removal was left unfinished.
+//! 2. The target's applier has extended the target and ended the source in one durable batch; the store follows
+//!    ([`Store::on_merge_committed`]).
+//!
+//! A source can be left behind where the target has not come by its log:
+//! - A snapshot of the target covers its range: the snapshot absorbs it. The source is sealed while Raft has a look at the
+//!   snapshot, ends when that is durable, and its data goes with the data that the snapshot replaces.
+//! - A snapshot of the target does not cover its range, because the target was split again: the source is destroyed
+//!   ([`Store::destroy_left_behind`]).
+//! - The target's peer here is gone: other stores tell the source that its region is no more ([`super::stale_peer`]).
+//!
+//! # Invariants
+//! A source ends only with the target's peer here, or when that peer can never apply the `CommitMerge` from its log.
+
+use engine_traits::{KvEngine, LogBatch, LogStore};
+use kvproto::{
+    metapb::{Region, RegionEpoch},
+    raft_cmdpb::CommitMergeRequest,
+    raft_serverpb::{MergedRecord, PeerState, RegionLocalState},
+};
+use raft::{INVALID_ID, StateRole, eraftpb::Entry};
+use tikv_util::info;
+
+use super::{ApplierEffect, Effect, LogWrite, PeerTag, Store, Tombstone, destroy::clear_log, peer::Peer};
+use crate::{
+    Error,
+    coprocessor::{RegionChangeEvent, RegionChangeReason},
+    store::{local_state::local_state, merged::Absorbed},
+};
+
+/// Another region here takes over a peer's range: the peer takes no messages and no commands any more.
+#[derive(Debug)]
+pub(super) enum Seal {
+    /// By a merge, when everything up to `commit` is applied.
+    Merge {
+        target: PeerTag,
+        commit: u64,
+        /// The last entries up to `commit`, until they are in the peer's log.
+        entries: Vec<Entry>,
+        /// The applier was told to end.
+        retiring: bool,
+    },
+    /// By a snapshot of `region_id`, if Raft accepts it. Nothing is handed to the applier until that is known.
+    Snapshot { region_id: u64 },
+}
+
+/// What a region that was merged away has become.
+#[derive(Debug)]
+pub(super) struct Merged {
+    /// The region that it was merged into, as of then.
+    pub(super) target: Region,
+    /// What it had absorbed itself.
+    pub(super) absorbed: Absorbed,
+}
+
+impl Merged {
+    /// What the tombstone of a region tells; `None` when its peer here was removed from it.
+    pub(super) fn of(tombstone: &mut RegionLocalState) -> Option<Self> {
+        tombstone.has_merge_state().then(|| Self {
+            target: tombstone.mut_merge_state().take_target(),
+            absorbed: Absorbed::new(tombstone.take_merged_records().into_vec()),
+        })
+    }
+}
+
+impl<E: KvEngine, L: LogStore> Store<E, L> {
+    /// The applier of `target_id` is about to commit the merge in `request`, and waits for the source.
+    pub(super) fn on_await_source(&mut self, target_id: u64, mut request: CommitMergeRequest) {
+        let Some(target) = self.peers.get(&target_id).map(|target| target.tag()) else {
+            return;
+        };
+        let region_id = request.get_source_state().get_region().get_id();
+        let source = self.peers.get_mut(&region_id).filter(|source| source.is_initialized() && source.seal.is_none());
+        let source = source.unwrap_or_else(|| {
+            panic!("region {target_id} is about to absorb region {region_id}: its peer here has to wait for that")
+        });
+        let (commit, entries) = (request.get_commit(), request.take_entries().into_vec());
+        info!("source of a merge is sealed"; "region_id" => region_id, "target" => target_id, "commit" => commit,
+            "applied" => source.reported_index);
+        source.pending_destroy = None;
+        source.seal = Some(Seal::Merge { target, commit, entries, retiring: false });
+        self.catch_up(region_id);
+    }
+
+    /// Gives a sealed source what it lacks of its log, and retires its applier when all of it is applied.
+    pub(super) fn catch_up(&mut self, region_id: u64) {
+        let Some(source) = self.peers.get_mut(&region_id) else { return };
+        let Some(Seal::Merge { commit, entries, retiring, .. }) = &mut source.seal else { return };
+        if let Some(first) = entries.first() {
+            let log = &source.node.raft.raft_log;
+            let (index, commit) = (first.get_index() - 1, *commit);
+            let Ok(term) = log.term(index) else { return }; // A snapshot is on its way to it.
+            let entries = std::mem::take(entries);
+            if log.committed < commit {
+                if source.role() != StateRole::Follower {
+                    // It leads or campaigns without knowing what was committed.
+                    let term = source.term();
+                    source.node.raft.become_follower(term, INVALID_ID);
+                }
+                let appended = source.node.raft.raft_log.maybe_append(index, term, commit, &entries);
+                assert!(appended.is_some(), "region {region_id}: all peers have the entry before a merge's first");
+            }
+            self.dirty.insert(region_id);
+            return self.catch_up(region_id);
+        }
+        if !*retiring && source.reported_index >= *commit && source.accepted_snapshot.is_none() {
+            *retiring = true;
+            let tag = source.tag();
+            self.effects.applier(ApplierEffect::Retire { tag });
+        }
+    }
+
+    /// Nothing is written for the source any more.
+    pub(super) fn on_applier_retired(&mut self, tag: PeerTag) {
+        if let Some(Seal::Merge { target, .. }) = self.peer_of(tag).and_then(|source| source.seal.as_ref()) {
+            let tag = *target;
+            self.effects.applier(ApplierEffect::Resume { tag });
+        }
+    }
+
+    /// The region `region_id` is `region` now, with the range of `source`.
+    pub(super) fn on_merge_committed(
+        &mut self,
+        region_id: u64,
+        region: Region,
+        source: RegionLocalState,
+        absorbed: Absorbed,
+    ) {
+        let source_id = source.get_region().get_id();
+        info!("regions merged"; "region_id" => region_id, "source" => source_id,
+            "version" => region.get_region_epoch().get_version());
+        let source_end = keys::enc_end_key(source.get_region());
+        if self.ranges.get(&source_end) == Some(&source_id) {
+            self.ranges.remove(&source_end);
+        }
+        if let Some(target) = self.peers.get_mut(&region_id) {
+            let snapshot_counts = target.accepted_snapshot.as_ref().is_some_and(|accepted| accepted.is_durable());
+            if let Some(accepted) = &mut target.accepted_snapshot {
+                accepted.replaces_only(region.clone());
+            }
+            if !snapshot_counts {
+                let before = keys::enc_end_key(target.region());
+                target.absorbed = absorbed;
+                target.storage_mut().set_region(region.clone());
+                let (role, reads) = (target.role(), target.take_reads());
+                self.effects
+                    .fail_reads(reads, || Error::EpochNotMatch { region_id, current: Box::new(region.clone()) });
+                self.ranges.remove(&before);
+                self.ranges.insert(keys::enc_end_key(&region), region_id);
+                let reason = RegionChangeEvent::Update(RegionChangeReason::CommitMerge);
+                self.host.on_region_changed(&region, reason, role);
+            }
+        }
+        self.end_absorbed(source, &region);
+    }
+
+    /// Ends a peer whose range is `into`'s now, durably or by an accepted snapshot.
+    pub(super) fn end_absorbed(&mut self, mut tombstone: RegionLocalState, into: &Region) {
+        let region_id = tombstone.get_region().get_id();
+        self.take_out(region_id, || Error::EpochNotMatch { region_id, current: Box::new(into.clone()) });
+        let epoch = tombstone.get_region().get_region_epoch().clone();
+        let merged = Merged::of(&mut tombstone);
+        self.tombstones.insert(region_id, Tombstone { epoch, merged });
+        let batch = LogBatch { ops: clear_log(region_id) };
+        self.effects.push(Effect::WriteLog(LogWrite { batch, sync: false, answer: None }));
+    }
+
+    /// A snapshot has made `region_id` what it is: peers of regions that it has absorbed are not needed for that any more.
+    pub(super) fn destroy_left_behind(&mut self, region_id: u64) {
+        let Some(holder) = self.peers.get(&region_id) else { return };
+        let left_behind = |record: &MergedRecord| {
+            let source = self.peers.get(&record.get_source_region_id())?;
+            let target_id = record.get_target_region_id();
+            // Another target that is here has to get past the merge itself.
+            let is_needed = target_id != region_id && self.peers.contains_key(&target_id);
+            let is_it =
+                source.is_initialized() && source.seal.is_none() && holder.absorbed.find(source.region()).is_some();
+            (is_it && !is_needed).then(|| (record.get_source_region_id(), record.get_target_epoch().clone()))
+        };
+        let left_behind: Vec<(u64, RegionEpoch)> = holder.absorbed.iter().filter_map(left_behind).collect();
+        for (region_id, epoch) in left_behind {
+            info!("peer of a merged region was left behind"; "region_id" => region_id);
+            self.destroy(region_id, &epoch);
+        }
+    }
+
+    /// Regions that have a peer here and that were merged into `region`, which a snapshot with the records `absorbed`
+    /// brings. Their range is the snapshot's.
+    ///
+    /// # Errors
+    /// Why the snapshot cannot have their range, or not now.
+    pub(super) fn absorbed_by(&self, region: &Region, absorbed: &Absorbed) -> std::result::Result<Vec<u64>, String> {
+        let owners = self.owners_within(region);
+        for owner in &owners {
+            let Some(peer) = self.peers.get(owner) else { continue };
+            let Some(record) = absorbed.find(peer.region()) else {
+                return Err(format!("its range overlaps region {owner}"));
+            };
+            let target_id = record.get_target_region_id();
+            if target_id != region.get_id() && self.peers.contains_key(&target_id) && !owners.contains(&target_id) {
+                return Err(format!("region {owner} is to be absorbed by region {target_id} first"));
+            }
+            if !peer.is_idle() {
+                return Err(format!("region {owner}, which it absorbs, is busy"));
+            }
+        }
+        let own = self.peers.get(&region.get_id());
+        if !owners.is_empty() && own.is_some_and(|own| own.reported_index != own.handed_index) {
+            // It may be about to absorb one of them itself.
+            return Err("older entries are being applied".into());
+        }
+        Ok(owners)
+    }
+
+    pub(super) fn seal_for_snapshot(&mut self, sources: &[u64], region_id: u64) {
+        for source in sources {
+            if let Some(source) = self.peers.get_mut(source) {
+                source.seal = Some(Seal::Snapshot { region_id });
+            }
+        }
+    }
+
+    /// raft-rs had no use for the snapshot.
+    pub(super) fn unseal(&mut self, region_id: u64) {
+        for peer in self.peers.values_mut() {
+            if matches!(peer.seal, Some(Seal::Snapshot { region_id: by }) if by == region_id) {
+                peer.seal = None;
+                let deferred = std::mem::take(&mut peer.deferred_entries);
+                peer.apply(deferred, &mut self.effects);
+            }
+        }
+    }
+
+    /// Tombstones of the peers that are sealed for the snapshot of `region_id`, which has the records `absorbed`.
+    pub(super) fn sealed_for(&self, region_id: u64, absorbed: &Absorbed) -> Vec<RegionLocalState> {
+        let is_sealed = |peer: &Peer<L>| matches!(peer.seal, Some(Seal::Snapshot { region_id: by }) if by == region_id);
+        let sealed = self.peers.values().filter(|peer| is_sealed(peer));
+        sealed.filter_map(|peer| tombstone_of_merged(peer.region(), absorbed)).collect()
+    }
+}
+
+/// The tombstone of a peer of `source` that `absorbed` has a record of.
+pub(super) fn tombstone_of_merged(source: &Region, absorbed: &Absorbed) -> Option<RegionLocalState> {
+    let record = absorbed.find(source)?;
+    let mut tombstone = local_state(source.clone(), PeerState::Tombstone);
+    tombstone.mut_region().set_region_epoch(record.get_source_epoch().clone());
+    tombstone.mut_region().mut_region_epoch().set_version(record.get_target_epoch().get_version());
+    let merge = tombstone.mut_merge_state();
+    merge.mut_target().set_id(record.get_target_region_id());
+    merge.mut_target().set_region_epoch(record.get_target_epoch().clone());
+    merge.set_commit(record.get_source_index());
+    // The peer may have missed merges into its region; the snapshot's records have them.
+    tombstone.set_merged_records(absorbed.to_records().into());
+    Some(tombstone)
+}

@@ -49,7 +49,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
 
 /// The compaction that is worth proposing, if this peer leads.
 fn compaction<L: LogStore>(peer: &Peer<L>, config: &Config) -> Option<RaftCmdRequest> {
-    if !peer.is_leader() || peer.accepted_snapshot.is_some() || peer.merge.is_some() || peer.seal.is_some() {
+    if !peer.is_leader() || peer.accepted_snapshot.is_some() {
         return None;
     }
     let storage = peer.storage();

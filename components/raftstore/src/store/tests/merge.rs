@@ -300,6 +300,17 @@ fn merge_goes_on_after_a_restart_and_after_a_power_failure() {
 }
 
 #[test]
+fn merge_is_durable_before_the_source_log_is_dropped() {
+    let mut harness = start();
+    must_merge(&mut harness, LOW, REGION_ID);
+    harness.tick_until("a merge", |harness| (1..=3).all(|store_id| harness.peers(store_id) == 1));
+    // Makes durable what was written to the logs before.
+    harness.must_put(1, b"y", b"1");
+    harness.power_failure();
+    assert_merged(&mut harness, REGION_ID, LOW);
+}
+
+#[test]
 fn store_that_stops_while_the_target_waits_for_the_source_finds_both() {
     for power_failure in [false, true] {
         let mut harness = start();

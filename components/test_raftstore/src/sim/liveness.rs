@@ -118,7 +118,7 @@ impl World {
             let is_done = self.run_until(Duration::from_secs(30), |world| {
                 let is_written = |id: u64| matches!(world.history.ops[&id].fate, Fate::Acknowledged(_));
                 written.is_some_and(is_written) || {
-                    if written.is_none_or(|id| !world.is_pending(id))
+                    if written.is_none_or(|id| !world.clients.is_pending(id))
                         && let Some((store_id, status)) = world.settled_leaders().remove(&region_id)
                     {
                         // What `put` may find wrong is found again by the next event.
@@ -133,7 +133,7 @@ impl World {
             }
             let mut read = None;
             let is_done = self.run_until(Duration::from_secs(30), |world| {
-                if read.is_some_and(|id| !world.is_pending(id)) {
+                if read.is_some_and(|id| !world.clients.is_pending(id)) {
                     return true;
                 }
                 if read.is_none()

@@ -25,10 +25,13 @@
 //! process-wide.
 
 mod checks;
+mod clients;
+mod drive;
 mod engine;
 mod faults;
 mod history;
 mod liveness;
+mod messages;
 mod placement;
 mod plan;
 mod rng;

@@ -23,12 +23,16 @@ use std::{
 };
 
 use clap::Parser;
-use test_raftstore::sim::{Outcome, Sabotage, run};
+use test_raftstore::sim::{Outcome, SEAMS, Sabotage, run};
 
 /// Lines of the log that are printed of a seed that failed.
 const TAIL: usize = 60;
 /// Failures that are printed with their logs.
 const SHOWN_MAX: u64 = 5;
+/// Characters of a violation in the table of the self-test.
+const LINE_MAX: usize = 160;
+/// Seeds whose hashes are printed with `--verbose`.
+const HASHES_MAX: u64 = 50;
 
 /// Runs a cluster of the real cores under virtual time, with faults, from one number.
 ///
@@ -49,7 +53,7 @@ struct Args {
     /// Break something on purpose
     #[arg(long, value_name = "NAME", value_parser = parse_sabotage, conflicts_with = "is_self_test")]
     sabotage: Option<Sabotage>,
-    /// Print the hash of each seed's log, and of a single seed the log
+    /// Print how often rare things happened, of few seeds the hashes of their logs, and of a single seed the log
     #[arg(long = "verbose")]
     is_verbose: bool,
     /// Break things one at a time and tell which check notices
@@ -81,8 +85,10 @@ fn simulate(args: &Args) -> bool {
     let (start, mut last_report) = (now(), now());
     let (mut passed, mut failed) = (0_u64, 0_u64);
     let is_recorded = args.is_verbose && seeds == 1;
+    let mut met = vec![Met::default(); SEAMS.len()];
     each_seed(first, seeds, args.jobs, args.sabotage, is_recorded, |outcome| {
-        if args.is_verbose {
+        met.iter_mut().zip(outcome.coverage.counts()).for_each(|(met, count)| met.add(count));
+        if args.is_verbose && seeds <= HASHES_MAX {
             outcome.log.iter().for_each(|line| println!("{line}"));
             println!("seed {} log hash {:016x}", outcome.seed, outcome.log_hash);
         }
@@ -106,9 +112,34 @@ fn simulate(args: &Args) -> bool {
         true
     });
     let seconds = start.elapsed().as_secs_f64();
+    if args.is_verbose {
+        print_coverage(&met, seeds);
+    }
     println!("{:.1} s, {:.0} seeds/s", seconds, (passed + failed) as f64 / seconds);
     println!("{passed} passed, {failed} failed");
     failed == 0
+}
+
+/// How often a seam was met.
+#[derive(Clone, Default)]
+struct Met {
+    seeds: u64,
+    times: u64,
+}
+
+impl Met {
+    fn add(&mut self, count: u32) {
+        self.seeds += u64::from(count > 0);
+        self.times += u64::from(count);
+    }
+}
+
+fn print_coverage(met: &[Met], seeds: u64) {
+    println!("per 1000 seeds: those in which it happened, and how often");
+    for (seam, met) in SEAMS.iter().zip(met) {
+        let per_thousand = |count: u64| count as f64 * 1_000.0 / seeds as f64;
+        println!("{:>8.1} {:>10.1}  {seam}", per_thousand(met.seeds), per_thousand(met.times));
+    }
 }
 
 /// Breaks one thing after the other, and sees who notices.
@@ -116,13 +147,14 @@ fn self_test(args: &Args) -> bool {
     let (first, seeds_max) = (args.first.unwrap_or(1), args.seeds.unwrap_or(2_000));
     let (mut caught, mut missed) = (0, 0);
     println!("{:<30} {:>6}  caught by", "broken", "seeds");
-    for sabotage in Sabotage::ALL {
+    for sabotage in Sabotage::ALL.iter().copied() {
         let mut found: Option<Outcome> = None;
         each_seed(first, seeds_max, args.jobs, Some(sabotage), false, |outcome| {
             // Seeds come in any order; the first in theirs is the one to name.
             let is_earlier = found.as_ref().is_none_or(|found| outcome.seed < found.seed);
+            let is_caught = outcome.result.as_ref().is_err_and(|error| sabotage.caught_by().contains(&error.check));
             // A seed that fails anyway says nothing about what was broken.
-            if outcome.result.is_err() && is_earlier && run(outcome.seed, None, false).result.is_ok() {
+            if is_caught && is_earlier && run(outcome.seed, None, false).result.is_ok() {
                 found = Some(outcome);
             }
             found.is_none()
@@ -130,11 +162,12 @@ fn self_test(args: &Args) -> bool {
         match found.as_ref().and_then(|outcome| outcome.result.as_ref().err().map(|error| (outcome.seed, error))) {
             Some((seed, violation)) => {
                 caught += 1;
-                println!("{:<30} {:>6}  {violation}", sabotage.name(), seed - first + 1);
+                let what: String = violation.to_string().chars().take(LINE_MAX).collect();
+                println!("{:<30} {:>6}  {what}", sabotage.name(), seed - first + 1);
             }
             None => {
                 missed += 1;
-                println!("{:<30} {seeds_max:>6}  nobody", sabotage.name());
+                println!("{:<30} {seeds_max:>6}  not by {}", sabotage.name(), sabotage.caught_by().join(" or "));
             }
         }
     }

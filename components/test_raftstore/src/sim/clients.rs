@@ -15,8 +15,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use engine_traits::{KvEngine, RegionRead, Snapshot};
-use hybrid_engine::{HybridSnapshot, mvcc};
+use engine_traits::{DiskReason, FailedReason, KvEngine, ReadSource, RegionRead, Snapshot};
+use hybrid_engine::{HybridSnapshot, mvcc, mvcc::MvccGet};
 use in_memory_engine::RegionCacheSnapshot;
 use kvproto::{
     metapb::Region,
@@ -26,23 +26,19 @@ use raftstore::store::core::{Input, RequestId};
 use txn_types::{Key, TimeStamp};
 
 use super::{
-    checks::{self, Checked, Violation, linearizable_reads::Read},
-    history::{Fate, WriteKind, commit_ts},
+    checks::{self, Checked, Violation, held_snapshots, linearizable_reads::Read},
+    coverage::Seam,
+    history::{self, Fate, WriteKind},
+    records,
     sabotage::Sabotage,
-    world::{Event, World, is_in, trace},
+    world::{Event, World, aside, is_in, trace},
 };
 
-/// Snapshots of memory and disk of one moment.
+/// A snapshot of memory that somebody keeps.
 pub(super) struct Held {
     store_id: u64,
     memory: RegionCacheSnapshot,
-    disk: engine_test::MemSnapshot,
-}
-
-impl Held {
-    pub(super) fn recheck(&self) -> Checked {
-        checks::cache_equals_disk::compare(self.store_id, &self.memory, &self.disk)
-    }
+    checksum: u32,
 }
 
 /// What a client waits for.
@@ -83,10 +79,11 @@ impl World {
     }
 
     /// Gives a command to a store.
-    fn command(&mut self, store_id: u64, id: u64, request: RaftCmdRequest, pending: Pending) -> Checked {
+    fn command(&mut self, store_id: u64, id: u64, mut request: RaftCmdRequest, pending: Pending) -> Checked {
+        history::identify(&mut request, id);
         self.clients.pending.insert(id, (store_id, pending));
         self.clients.proposing = Some(id);
-        let result = self.input(store_id, Input::Command { id: RequestId(id), request: Box::new(request) });
+        let result = self.input_now(store_id, Input::Command { id: RequestId(id), request: Box::new(request) });
         self.clients.proposing = None;
         result
     }
@@ -106,7 +103,7 @@ impl World {
     pub(super) fn read(&mut self, store_id: u64, header: RaftRequestHeader, id_max: u64) -> Checked<u64> {
         let id = self.next_id();
         trace!(self, "read {id} on store {store_id}, up to {id_max}");
-        let ts = if id_max == u64::MAX { TimeStamp::new(u64::MAX) } else { commit_ts(id_max) };
+        let ts = if id_max == u64::MAX { TimeStamp::max() } else { records::commit_ts(id_max) };
         let read = Read { id, id_max, invoked: self.step };
         self.clients.pending.insert(id, (store_id, Pending::Read { read, ts }));
         if self.plan.sabotage == Some(Sabotage::ReadIndexSkipped) {
@@ -141,16 +138,66 @@ impl World {
         run.host.on_snapshot(region, ts.into_inner(), snapshot.source());
         let disk = run.engine.disk().snapshot();
         let raw = |key: &[u8]| Key::from_encoded(key.to_vec()).to_raw().unwrap_or_default();
-        let rows = mvcc::scan(&snapshot, &raw(region.get_start_key()), &raw(region.get_end_key()), ts, usize::MAX)
-            .map_err(|error| Violation::new("linearizable-reads", format!("read {id} fails: {error:?}")))?;
-        trace!(self, "read {id} finds {} rows, {:?}", rows.len(), snapshot.source());
+        let mut rows = mvcc::scan(&snapshot, &raw(region.get_start_key()), &raw(region.get_end_key()), ts, usize::MAX)
+            .map_err(|error| Violation::new("mvcc-reads", format!("read {id} fails: {error:?}")))?;
+        let locked = rows.iter().filter(|(_, row)| matches!(row, MvccGet::Locked(_))).count();
+        trace!(self, "read {id} finds {} rows, {locked} locked", rows.len());
+        aside!(self, "read {id} is served from {:?}", snapshot.source());
+        if self.plan.sabotage == Some(Sabotage::LocksPassedOver) {
+            rows.retain(|(_, row)| !matches!(row, MvccGet::Locked(_)));
+        }
         let keys: Vec<Vec<u8>> = self.keys.iter().filter(|key| is_in(region, key)).cloned().collect();
-        checks::linearizable_reads::check(&mut self.history, &read, &keys, &rows, self.step)?;
+        let found = checks::mvcc_reads::check(&snapshot, &keys, ts, rows)?;
+        for (key, found) in keys.iter().zip(&found) {
+            checks::linearizable_reads::check(&mut self.history, &read, key, found, self.step)?;
+        }
+        let locks = found.iter().filter(|found| found.locked_by.is_some()).count();
+        match snapshot.source() {
+            ReadSource::Memory => self.coverage.hit(Seam::ReadFromMemory),
+            ReadSource::Disk(DiskReason::Cache(FailedReason::TooOldRead)) => self.coverage.hit(Seam::ReadTooOld),
+            ReadSource::Disk(_) => {}
+        }
         if let HybridSnapshot::Memory(memory) = snapshot {
+            if locked > 0 {
+                self.coverage.hit(Seam::ReadLocked);
+            }
+            if locks > locked {
+                self.coverage.hit(Seam::ReadPastLock);
+            }
             checks::cache_equals_disk::compare(store_id, &memory, &disk)?;
-            let keep = self.rng.up_to(Duration::from_secs(2));
-            self.schedule(keep, Event::Recheck(Box::new(Held { store_id, memory, disk })));
+            self.hold(store_id, memory)?;
         }
         Ok(())
+    }
+
+    /// Keeps a snapshot for a while.
+    fn hold(&mut self, store_id: u64, memory: RegionCacheSnapshot) -> Checked {
+        let checksum = held_snapshots::checksum(&memory)?;
+        let keep = self.side_rng.up_to(Duration::from_secs(2));
+        self.schedule(keep, Event::Release(Box::new(Held { store_id, memory, checksum })));
+        Ok(())
+    }
+
+    /// Looks at a snapshot that was kept, and lets it go.
+    pub(super) fn release(&mut self, held: Held) -> Checked {
+        let Held { store_id, mut memory, checksum } = held;
+        if let Some(run) = self.running(store_id) {
+            let region = memory.region();
+            let (cache, coverage) = (run.engine.cache().clone(), self.coverage.clone());
+            match cache.region_status(region.id).map(|now| now.region) {
+                None => coverage.hit(Seam::HeldThroughEviction),
+                Some(now) if now.epoch_version > region.epoch_version => coverage.hit(Seam::HeldThroughSplit),
+                Some(_) => {}
+            }
+            if let Ok(now) = cache.snapshot(region, u64::MAX) {
+                if held_snapshots::checksum(&now)? != checksum {
+                    coverage.hit(Seam::HeldThroughWrite);
+                }
+                if self.plan.sabotage == Some(Sabotage::HeldSnapshotMoves) {
+                    memory = now;
+                }
+            }
+        }
+        held_snapshots::check(store_id, &memory, checksum)
     }
 }

@@ -18,30 +18,62 @@
 use std::time::Duration;
 
 use kvproto::metapb::Region;
+use preload_observer::{
+    core::{CacheState, Source},
+    message::AnswerKind,
+};
 use raft::eraftpb::MessageType;
 use raftstore::store::{
     PeerStatus,
-    core::{ApplierEffect, Effect, Input},
+    apply::Change,
+    core::{ApplierEffect, Effect, Input, Remains},
 };
 
 use super::{
     checks::{self, Checked},
+    coverage::Seam,
     sabotage::Sabotage,
     store::{StepEnd, WORKERS, Worker},
     surroundings::answer_kind,
     world::{Event, World, trace},
 };
 
+/// How long a store takes at most to take inputs in before it asks what follows.
+const BUSY_FOR: Duration = Duration::from_millis(2);
+
 impl World {
-    /// Gives `input` to the core of a store, and lets follow what follows.
+    /// Gives `input` to the core of a store. What follows from it follows at once or, if the store is busy, together with
+    /// what follows from the next inputs.
     pub(super) fn input(&mut self, store_id: u64, input: Input) -> Checked {
+        let is_busy = self.rng.percent(self.plan.inputs_together);
+        let Some(store) = self.stores.get_mut(&store_id) else { return Ok(()) };
+        let (life, Some(run)) = (store.life, store.run.as_mut()) else { return Ok(()) };
+        if !is_busy {
+            return self.input_now(store_id, input);
+        }
+        run.core.handle(input);
+        run.inputs_waiting += 1;
+        if run.inputs_waiting == 1 {
+            let delay = self.rng.up_to(BUSY_FOR);
+            self.schedule(delay, Event::Settle { store_id, life });
+        }
+        Ok(())
+    }
+
+    /// The same, and what follows from it and from the inputs before follows at once.
+    pub(super) fn input_now(&mut self, store_id: u64, input: Input) -> Checked {
         if let Some(run) = self.running(store_id) {
             run.core.handle(input);
+            run.inputs_waiting += 1;
         }
         self.settle(store_id)
     }
 
     pub(super) fn settle(&mut self, store_id: u64) -> Checked {
+        let inputs = self.running(store_id).map_or(0, |run| std::mem::take(&mut run.inputs_waiting));
+        if inputs > 1 {
+            self.coverage.hit(Seam::InputsTogether);
+        }
         loop {
             let Some(run) = self.running(store_id) else { return Ok(()) };
             let effects = run.core.finish();
@@ -51,6 +83,7 @@ impl World {
             for effect in effects {
                 let crash_at_effect = self.plan.crash_at_effect * if is_vote(&effect) { VOTE_CRASH_FACTOR } else { 1 };
                 if self.rng.permyriad(crash_at_effect) {
+                    self.coverage.hit(if is_vote(&effect) { Seam::CrashAtVote } else { Seam::CrashAtEffect });
                     let is_power_failure = self.rng.percent(70);
                     self.crash(store_id, is_power_failure);
                     return Ok(());
@@ -86,15 +119,28 @@ impl World {
         match effect {
             Effect::WriteLog(write) => run.log_writes.push_back(write),
             Effect::Applier(effect) => {
-                if let ApplierEffect::Destroy { tag, .. } = &effect {
+                if let ApplierEffect::Destroy { tag, remains } = &effect {
                     let (region_id, peer_id) = (tag.region_id, tag.peer_id);
                     trace!(self, "store {store_id} destroys peer {peer_id} of region {region_id}");
+                    self.coverage.hit(match &**remains {
+                        _ if peer_id == 0 => Seam::DestroyResumed,
+                        Remains { replaced: Some(_), .. } => Seam::DestroyedWithSnapshot,
+                        Remains { region, .. } if region.get_peers().is_empty() => Seam::UninitializedDestroyed,
+                        _ => Seam::PeerRemoved,
+                    });
                 }
                 if let Some(run) = self.running(store_id) {
                     run.give_to_applier(effect);
                 }
             }
-            Effect::ApplySnapshot(task) => run.give_snapshot(task),
+            Effect::ApplySnapshot(task) => {
+                let range = |region: &Region| (region.get_start_key().to_vec(), region.get_end_key().to_vec());
+                let is_other = task.replaces.as_ref().is_some_and(|r| range(r) != range(task.snapshot.region()));
+                run.give_snapshot(task);
+                if is_other {
+                    self.coverage.hit(Seam::SnapshotOfOtherRange);
+                }
+            }
             Effect::Send(_) | Effect::Respond { .. } | Effect::ServeRead { .. } | Effect::FailRead { .. } => {}
         }
         Ok(())
@@ -108,13 +154,10 @@ impl World {
         for worker in WORKERS {
             if !run.awake.contains(&worker) && run.has_work(worker) {
                 run.awake.push(worker);
-                let pace = match worker {
-                    Worker::LogWriter => self.plan.log,
-                    Worker::Apply(_) => self.plan.apply,
-                    Worker::SnapshotGenerator | Worker::SnapshotApplier => self.plan.snapshot,
-                    Worker::CacheLoader => self.plan.load,
-                };
-                woken.push((pace.delay(&mut self.rng), Event::Work { store_id, life, worker }));
+                let is_host = worker != Worker::CacheLoader;
+                let rng = if is_host { &mut self.rng } else { &mut self.side_rng };
+                let delay = self.plan.pace(store_id, worker).delay(rng);
+                woken.push((delay, Event::Work { store_id, life, worker }));
             }
         }
         let is_rung = run.plugin_bell.take();
@@ -128,7 +171,7 @@ impl World {
 
     /// The plugin has something to do at `due`.
     pub(super) fn wake_plugin(&mut self, store_id: u64, due: Duration) {
-        let at = due.max(self.now) + self.plan.plugin.delay(&mut self.rng).max(Duration::from_micros(1));
+        let at = due.max(self.now) + self.plan.plugin.delay(&mut self.side_rng).max(Duration::from_micros(1));
         let Some(store) = self.stores.get_mut(&store_id) else { return };
         let (life, Some(run)) = (store.life, store.run.as_mut()) else { return };
         // Whole microseconds, as the plugin's clock has them.
@@ -149,7 +192,18 @@ impl World {
         let sent = run.take_sent();
         for message in sent {
             self.checks.answers.on_sent(store_id, &message)?;
-            if let Some(kind) = answer_kind(&message).filter(|kind| kind.is_final()) {
+            let kind = answer_kind(&message);
+            if let Some(kind) = kind {
+                self.coverage.hit(match kind {
+                    AnswerKind::RegionNotInitialized => Seam::ParkedUninitialized,
+                    AnswerKind::DataIsNotReady => Seam::ParkedSnapshot,
+                    AnswerKind::EpochNotMatch => Seam::ParkedEpoch,
+                    AnswerKind::Warm => Seam::AnsweredWarm,
+                    AnswerKind::ServerIsBusy => Seam::AnsweredBusy,
+                    _ => Seam::AnsweredOtherwise,
+                });
+            }
+            if let Some(kind) = kind.filter(|kind| kind.is_final()) {
                 self.final_answers.insert((store_id, message.get_region_id()), kind);
             }
             self.send(store_id, message)?;
@@ -157,23 +211,22 @@ impl World {
         if let Some(due) = due {
             self.wake_plugin(store_id, due);
         }
-        Ok(())
+        self.wake_workers(store_id);
+        self.inspect(store_id)
     }
 
     pub(super) fn work(&mut self, store_id: u64, worker: Worker) -> Checked {
-        let disk_fails = self.rng.permyriad(self.plan.crash_at_effect * 20);
+        let is_host = worker != Worker::CacheLoader;
+        let disk_fails = is_host && self.rng.permyriad(self.plan.crash_at_effect * 20);
         let Some(run) = self.stores.get_mut(&store_id).and_then(|store| store.run.as_mut()) else { return Ok(()) };
         run.awake.retain(|awake| *awake != worker);
         match run.step(worker, &mut self.rng, disk_fails) {
-            StepEnd::Done(inputs) => inputs.into_iter().for_each(|input| {
-                if let Input::Applied(outcome) = &input {
-                    let (region_id, index) = (outcome.tag.region_id, outcome.apply_state.get_applied_index());
-                    trace!(self, "store {store_id} has applied region {region_id} up to {index}");
+            StepEnd::Done(inputs) => {
+                for input in inputs {
+                    self.note_input(store_id, &input);
+                    self.input(store_id, input)?;
                 }
-                if let Some(run) = self.running(store_id) {
-                    run.core.handle(input);
-                }
-            }),
+            }
             StepEnd::Applying { region_id, entries } => {
                 for (index, term, data) in entries {
                     if self.checks.raft.on_apply(region_id, index, term, &data)? {
@@ -184,6 +237,7 @@ impl World {
             StepEnd::Installed { region_id, index, term } => {
                 trace!(self, "store {store_id} has put a snapshot of region {region_id} at {index} in place");
                 self.checks.raft.on_snapshot(region_id, index, term)?;
+                self.coverage.hit(Seam::SnapshotInstalled);
                 let Some(run) = self.running(store_id) else { return Ok(()) };
                 if let Some(status) = run.core.status(region_id) {
                     checks::snapshots_evict::check(store_id, &status.region, run.engine.cache())?;
@@ -191,6 +245,7 @@ impl World {
             }
             StepEnd::Crashed => {
                 trace!(self, "the disk of store {store_id} fails");
+                self.coverage.hit(Seam::DiskFailed);
                 self.crash(store_id, true);
                 return Ok(());
             }
@@ -198,11 +253,60 @@ impl World {
         if let Some(run) = self.running(store_id) {
             checks::cache_equals_disk::check(store_id, &run.engine)?;
         }
-        self.settle(store_id)
+        self.wake_workers(store_id);
+        self.inspect(store_id)
+    }
+
+    /// Counts what meets what when a worker reports.
+    fn note_input(&mut self, store_id: u64, input: &Input) {
+        let coverage = self.coverage.clone();
+        match input {
+            Input::Applied(outcome) => {
+                let (region_id, index) = (outcome.tag.region_id, outcome.apply_state.get_applied_index());
+                trace!(self, "store {store_id} has applied region {region_id} up to {index}");
+                let Some(run) = self.running(store_id) else { return };
+                for change in &outcome.changes {
+                    match change {
+                        Change::Split { derived, new_regions } => {
+                            coverage.hit(Seam::Split);
+                            if new_regions.len() > 1 {
+                                coverage.hit(Seam::BatchSplit);
+                            }
+                            if new_regions.iter().all(|new| new.get_end_key() != derived.get_start_key()) {
+                                coverage.hit(Seam::LeftDerived);
+                            }
+                            if run.core.status(region_id).is_some_and(|status| status.applying_snapshot) {
+                                coverage.hit(Seam::SplitUnderSnapshot);
+                            }
+                            for new in new_regions {
+                                let own = super::world::peer_on(new, store_id).map_or(0, |peer| peer.get_id());
+                                if run.destroying.contains(&new.get_id()) {
+                                    coverage.hit(Seam::SplitMeetsDestroyed);
+                                }
+                                match run.core.status(new.get_id()) {
+                                    Some(status) if status.peer_id > own => coverage.hit(Seam::SplitMeetsNewer),
+                                    Some(_) => coverage.hit(Seam::SplitMeetsUninitialized),
+                                    None => {}
+                                }
+                            }
+                        }
+                        Change::CompactLog { .. } => coverage.hit(Seam::LogCompacted),
+                        Change::Membership { .. } => {}
+                    }
+                }
+            }
+            Input::LogCleaned { tag } => {
+                if let Some(run) = self.running(store_id) {
+                    run.destroying.remove(&tag.region_id);
+                }
+            }
+            Input::SnapshotApplied { cancelled: true, .. } => coverage.hit(Seam::SnapshotCancelled),
+            _ => {}
+        }
     }
 
     /// What has to hold after whatever happened on a store.
-    fn inspect(&mut self, store_id: u64) -> Checked {
+    pub(super) fn inspect(&mut self, store_id: u64) -> Checked {
         let Some(run) = self.stores.get(&store_id).and_then(|store| store.run.as_ref()) else { return Ok(()) };
         let statuses = run.core.statuses();
         for status in &statuses {
@@ -211,6 +315,15 @@ impl World {
         let initialized: Vec<Region> =
             statuses.into_iter().filter(PeerStatus::is_initialized).map(|status| status.region).collect();
         checks::ranges::check(store_id, &initialized)?;
+        checks::cached_ranges::check(store_id, &initialized, run.engine.cache())?;
+        for region in initialized.iter().filter(|region| self.plan.wants_pinned(region)) {
+            if let Some(status) = run.plugin.region_status(region.get_id()) {
+                if status.wanted == Some(Source::Pinned) && status.cache == Some(CacheState::Loading) {
+                    self.coverage.hit(Seam::PinnedLoad);
+                }
+                checks::intents::check_pinned(store_id, region.get_id(), &status)?;
+            }
+        }
         checks::memory_bounds::check(store_id, &self.plan.preload, run.plugin.status(), &run.engine)
     }
 }

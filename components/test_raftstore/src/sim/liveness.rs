@@ -7,7 +7,7 @@
 //! 1. Every region gets a leader, and all its peers catch up with it.
 //! 2. A write and a read of each region succeed.
 //! 3. Replicas agree, and hold what was acknowledged.
-//! 4. Every peer of every region is asked to warm it up, and does.
+//! 4. What is pinned is warm by itself; every peer of every region is asked to warm it up, and does.
 //! 5. When nothing was asked for longer than a request lives, nothing is wanted any more.
 //!
 //! # Invariants
@@ -18,29 +18,35 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use engine_traits::KvEngine;
+use engine_traits::{KvEngine, RegionCacheEngineExt as _};
 use preload_observer::message::AnswerKind;
 use raftstore::store::PeerStatus;
 
 use super::{
     checks::{self, Checked, replicas_agree, warm_after_heal},
     history::Fate,
-    world::{World, trace},
+    plan::Setup,
+    world::{World, aside},
 };
 use crate::requests;
 
 impl World {
     pub(super) fn run(&mut self) -> Checked {
         let end = self.plan.safety_phase;
-        while self.now < end {
+        while self.has_event_before(end) {
             self.next()?;
         }
+        self.now = end;
         self.heal()?;
         self.run_until_converged()?;
         self.write_and_read()?;
         self.run_until_converged()?;
         self.check_replicas()?;
+        if self.plan.setup != Setup::Full {
+            return Ok(());
+        }
         if self.plan.cache_is_ample && self.plan.preload.max_known_regions > 100 {
+            self.warm_up_pinned()?;
             self.warm_up()?;
         }
         self.let_intents_end()
@@ -162,7 +168,15 @@ impl World {
                     replicas_agree::check(&leader.region, (*other, expected), (store_id, &contents))?;
                 }
                 if store_id == leader_store {
-                    checks::acknowledged_writes::check(&self.history, store_id, &leader.region, &disk, self.step)?;
+                    let keys = &self.keys;
+                    checks::acknowledged_writes::check(
+                        &mut self.history,
+                        store_id,
+                        &leader.region,
+                        keys,
+                        &disk,
+                        self.step,
+                    )?;
                 }
                 first.get_or_insert((store_id, contents));
             }
@@ -170,8 +184,27 @@ impl World {
         Ok(())
     }
 
+    /// Where a pinned region is led and not in the cache.
+    fn cold_pinned(&self) -> Option<(u64, u64)> {
+        self.settled_leaders().into_iter().find_map(|(region_id, (store_id, leader))| {
+            let run = self.stores.get(&store_id)?.run.as_ref()?;
+            let is_warm = run.engine.cache().region_cached(&leader.region, true);
+            (self.plan.is_pinned(&leader.region) && !is_warm).then_some((store_id, region_id))
+        })
+    }
+
+    /// What is pinned becomes warm without being asked for.
+    fn warm_up_pinned(&mut self) -> Checked {
+        let patience = self.plan.preload.reconcile_interval.0 * 3 + Duration::from_secs(2);
+        if self.run_until(patience, |world| world.cold_pinned().is_none())? {
+            return Ok(());
+        }
+        let (store_id, region_id) = self.cold_pinned().unwrap_or_default();
+        Err(warm_after_heal::pinned_stays_cold(store_id, region_id))
+    }
+
     fn warm_up(&mut self) -> Checked {
-        trace!(self, "every region is asked for");
+        aside!(self, "every region is asked for");
         let patience = self.plan.preload.request_timeout.0 + Duration::from_secs(1);
         let mut cold: Vec<(u64, u64)> = Vec::new();
         for (_, leader) in self.settled_leaders().into_values() {
@@ -210,11 +243,12 @@ impl World {
         self.run_until(rest, |_| false)?;
         for store in self.stores.values() {
             let Some(run) = &store.run else { continue };
-            let wanted = run.core.statuses().into_iter().find_map(|status| {
+            let wanted = run.core.statuses().into_iter().filter_map(|status| {
                 let region_id = status.region.get_id();
-                Some((region_id, run.plugin.region_status(region_id)?.wanted?))
+                let source = run.plugin.region_status(region_id)?.wanted?;
+                Some((region_id, source, self.plan.is_pinned(&status.region)))
             });
-            checks::answers::check_intents(store.id, run.plugin.status().parked_requests, wanted)?;
+            checks::intents::check_end(store.id, run.plugin.status().parked_requests, wanted)?;
         }
         Ok(())
     }

@@ -16,13 +16,15 @@
 use std::time::Duration;
 
 use kvproto::raft_serverpb::{ExtraMessageType, RaftMessage};
+use preload_observer::core::PeerState;
 use raft::eraftpb::MessageType;
 use raftstore::store::core::Input;
 
 use super::{
-    checks::{self, Checked},
-    surroundings::answer_kind,
-    world::{Event, World, trace},
+    checks::{self, Checked, transfers::Offer},
+    coverage::Seam,
+    surroundings::{answer_kind, is_preload},
+    world::{Event, World, aside, trace},
 };
 
 impl World {
@@ -32,7 +34,9 @@ impl World {
         let is_snapshot = message.get_message().get_msg_type() == MessageType::MsgSnapshot && !message.has_extra_msg();
         let (region_id, to_peer) = (message.get_region_id(), message.get_to_peer().get_id());
         let is_up = self.running(to).is_some();
-        let is_noticed = !is_up && self.rng.percent(50);
+        let is_preload = is_preload(&message);
+        let is_noticed = !is_up && !is_preload && self.rng.percent(50);
+        self.note_ack(from, &message)?;
         if let Some(run) = self.running(from) {
             if is_snapshot {
                 run.core.handle(Input::SnapshotSent { region_id, to_peer, sent: !is_noticed });
@@ -47,17 +51,20 @@ impl World {
     /// Hands `message` to the network.
     pub(super) fn transmit(&mut self, from: u64, to: u64, message: RaftMessage) {
         let plan = self.plan.network.clone();
+        let is_preload = is_preload(&message);
         let is_cut = self.partitions.values().flatten().any(|link| *link == (from, to));
-        if is_cut || self.rng.permyriad(plan.lost) {
-            trace!(self, "{from} -> {to} lost: {}", Line(&message));
+        let rng = if is_preload { &mut self.side_rng } else { &mut self.rng };
+        if is_cut || rng.permyriad(plan.lost) {
+            self.trace.lock().line(self.now, is_preload, format_args!("{from} -> {to} lost: {}", Line(&message)));
             return;
         }
         let is_snapshot = message.get_message().get_msg_type() == MessageType::MsgSnapshot;
-        let copies = if self.rng.permyriad(plan.duplicated) { 2 } else { 1 };
+        let copies = if rng.permyriad(plan.duplicated) { 2 } else { 1 };
         for _ in 0..copies {
-            let mut delay = self.rng.up_to(plan.latency);
-            if self.rng.permyriad(plan.late) || (is_snapshot && self.rng.permyriad(plan.snapshots_held)) {
-                delay += self.rng.up_to(plan.lateness);
+            let rng = if is_preload { &mut self.side_rng } else { &mut self.rng };
+            let mut delay = rng.up_to(plan.latency);
+            if rng.permyriad(plan.late) || (is_snapshot && rng.permyriad(plan.snapshots_held)) {
+                delay += rng.up_to(plan.lateness);
             }
             self.schedule(delay, Event::Deliver { to_store: to, message: Box::new(message.clone()) });
         }
@@ -67,20 +74,87 @@ impl World {
         if self.running(to_store).is_none() {
             return Ok(());
         }
-        trace!(self, "-> {to_store} {}", Line(&message));
-        if message.has_extra_msg() {
-            if message.get_extra_msg().get_type() == ExtraMessageType::MsgPreLoadRegionRequest {
-                let key = checks::answers::key_of_request(to_store, &message);
-                if self.checks.answers.is_open(&key) {
-                    self.step_plugin(to_store)?;
-                }
-                self.checks.answers.on_request(key, self.now);
-            }
-            self.wake_plugin(to_store, Duration::ZERO);
-        } else if message.get_message().get_msg_type() == MessageType::MsgSnapshot {
-            self.wake_plugin(to_store, Duration::ZERO);
+        if is_preload(&message) {
+            return self.deliver_preload(to_store, message);
         }
-        self.input(to_store, Input::RaftMessage(message))
+        trace!(self, "-> {to_store} {}", Line(&message));
+        let (region_id, kind) = (message.get_region_id(), message.get_message().get_msg_type());
+        if message.has_extra_msg() {
+            self.coverage.hit(Seam::StalePeerAsks);
+        } else if message.get_is_tombstone() {
+            self.coverage.hit(Seam::ToldRemoved);
+        } else if kind == MessageType::MsgTimeoutNow {
+            self.coverage.hit(Seam::LeaderTransferred);
+        } else if kind == MessageType::MsgTransferLeader {
+            self.note_offer(to_store, &message);
+        } else if kind == MessageType::MsgSnapshot {
+            self.wake_plugin(to_store, Duration::ZERO);
+            let is_applying = |world: &Self| {
+                let run = world.stores.get(&to_store).and_then(|store| store.run.as_ref());
+                run.and_then(|run| run.core.status(region_id)).is_some_and(|status| status.applying_snapshot)
+            };
+            let was_applying = is_applying(self);
+            self.input_now(to_store, Input::RaftMessage(message))?;
+            if was_applying || !is_applying(self) {
+                self.coverage.hit(Seam::SnapshotIgnored);
+            }
+            return Ok(());
+        }
+        let was_known = self.running(to_store).is_some_and(|run| run.core.status(region_id).is_some());
+        self.input(to_store, Input::RaftMessage(message))?;
+        if !was_known && self.running(to_store).is_some_and(|run| run.core.status(region_id).is_some()) {
+            self.coverage.hit(Seam::PeerAdded);
+        }
+        Ok(())
+    }
+
+    /// What plugins say to each other concerns no core: nothing of it may be asked what follows.
+    fn deliver_preload(&mut self, to_store: u64, message: Box<RaftMessage>) -> Checked {
+        aside!(self, "-> {to_store} {}", Line(&message));
+        if message.get_extra_msg().get_type() == ExtraMessageType::MsgPreLoadRegionRequest {
+            let key = checks::answers::key_of_request(to_store, &message);
+            if self.checks.answers.is_open(&key) {
+                self.step_plugin(to_store)?;
+            }
+            self.checks.answers.on_request(key, self.now);
+        }
+        self.wake_plugin(to_store, Duration::ZERO);
+        if let Some(run) = self.running(to_store) {
+            run.core.handle(Input::RaftMessage(message));
+        }
+        self.inspect(to_store)
+    }
+
+    /// An offer of leadership arrives.
+    fn note_offer(&mut self, store_id: u64, message: &RaftMessage) {
+        let raft = message.get_message();
+        let (region_id, leader_peer_id, term) = (message.get_region_id(), raft.get_from(), raft.get_term());
+        let offer = Offer { store_id, region_id, leader_peer_id, term };
+        self.checks.transfers.on_offer(offer, !raft.get_context().is_empty(), self.now);
+    }
+
+    /// An offer of leadership is acknowledged, if `message` says that.
+    fn note_ack(&mut self, store_id: u64, message: &RaftMessage) -> Checked {
+        let raft = message.get_message();
+        if raft.get_msg_type() != MessageType::MsgTransferLeader {
+            return Ok(());
+        }
+        let (region_id, leader_peer_id, term) = (message.get_region_id(), raft.get_to(), raft.get_term());
+        let (config, now) = (self.plan.preload.clone(), self.now);
+        let Some(run) = self.running(store_id) else { return Ok(()) };
+        let is_leader = run.core.status(region_id).is_some_and(|status| status.is_leader());
+        let is_known = run.plugin.region_status(region_id).is_some_and(|s| matches!(s.peer, PeerState::Initialized(_)));
+        if is_leader || !is_known {
+            return Ok(());
+        }
+        let seen = run.spy.seen(region_id);
+        let offer = Offer { store_id, region_id, leader_peer_id, term };
+        match self.checks.transfers.on_ack(&offer, seen, &config, now)? {
+            Some(true) => self.coverage.hit(Seam::TransferAckedWarm),
+            Some(false) => self.coverage.hit(Seam::TransferAckedCold),
+            None => {}
+        }
+        Ok(())
     }
 }
 

@@ -26,14 +26,17 @@
 
 mod checks;
 mod clients;
+mod coverage;
 mod drive;
 mod engine;
 mod faults;
 mod history;
 mod liveness;
 mod messages;
+mod observers;
 mod placement;
 mod plan;
+mod records;
 mod rng;
 pub mod runner;
 mod sabotage;
@@ -47,6 +50,7 @@ mod world;
 
 pub use self::{
     checks::Violation,
+    coverage::SEAMS,
     runner::{Outcome, run},
     sabotage::Sabotage,
 };

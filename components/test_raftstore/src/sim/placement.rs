@@ -22,7 +22,7 @@ use super::{
     checks::Checked,
     world::{Event, REGION_ID, World, peer_on, trace},
 };
-use crate::requests;
+use crate::requests::{self, NewRegion};
 
 pub(super) struct Placement {
     last_peer_id: u64,
@@ -35,7 +35,7 @@ pub(super) struct Placement {
 const VOTERS_KEPT: usize = 2;
 
 /// So many regions are enough.
-const REGIONS_MAX: u64 = 5;
+const REGIONS_MAX: u64 = 7;
 
 impl Placement {
     pub(super) fn new() -> Self {
@@ -64,14 +64,14 @@ impl World {
         let voters = region.get_peers().iter().filter(|peer| !is_learner(peer)).count();
         let learner = others.iter().find(is_learner).cloned();
         let free: Vec<u64> = (1..=self.plan.stores).filter(|id| peer_on(&region, *id).is_none()).collect();
-        let (change, peer) = match self.rng.range(0, 11) {
+        let (change, peer) = match self.rng.range(0, 13) {
             0..=3 => match self.rng.pick(&free).copied() {
                 Some(free) => {
                     let peer = new_peer(free, self.placement.next_peer_id());
                     let change =
                         if self.rng.percent(50) { ConfChangeType::AddLearnerNode } else { ConfChangeType::AddNode };
                     // Preload requests meet the peer while it is being created.
-                    for _ in 0..self.rng.range(0, 2) {
+                    for _ in 0..if self.plan.has_requests { self.rng.range(0, 2) } else { 0 } {
                         self.ask_for_preload(store_id, &region, &peer);
                     }
                     (change, peer)
@@ -82,29 +82,76 @@ impl World {
                 Some(learner) => (ConfChangeType::AddNode, learner),
                 None => return self.move_leader(store_id, &region),
             },
-            6..=7 => match self.rng.pick(&others).cloned() {
-                Some(peer) if is_learner(&&peer) || voters > VOTERS_KEPT => (ConfChangeType::RemoveNode, peer),
+            6..=8 => match self.rng.pick(&others).cloned() {
+                Some(peer) if is_learner(&&peer) || voters > VOTERS_KEPT => {
+                    if self.rng.percent(30) {
+                        return self.replace(store_id, &region, &peer);
+                    }
+                    (ConfChangeType::RemoveNode, peer)
+                }
                 _ => return Ok(()),
             },
-            8..=9 => return self.split(store_id, &region),
+            9..=11 => return self.split(store_id, &region),
             _ => return self.move_leader(store_id, &region),
         };
         trace!(self, "store {store_id} is asked for {change:?} of peer {} on {}", peer.get_id(), peer.get_store_id());
         self.admin(store_id, requests::change_peer(&region, change, peer))
     }
 
+    /// Splits a region at one to three keys; either end keeps its id.
     fn split(&mut self, store_id: u64, region: &Region) -> Checked {
         let inside = |key: &Vec<u8>| key.as_slice() > region.get_start_key() && contains_key(region, key);
-        let keys: Vec<Vec<u8>> = self.keys.iter().map(|key| Key::from_raw(key).into_encoded()).filter(inside).collect();
-        if self.placement.last_region_id >= REGIONS_MAX {
+        let mut keys: Vec<Vec<u8>> =
+            self.keys.iter().map(|key| Key::from_raw(key).into_encoded()).filter(inside).collect();
+        let left = REGIONS_MAX.saturating_sub(self.placement.last_region_id);
+        let wanted = if self.rng.percent(60) { 1 } else { self.rng.range(1, 3) };
+        let wanted = wanted.min(left) as usize;
+        if wanted == 0 || keys.is_empty() {
             return self.move_leader(store_id, region);
         }
-        let Some(key) = self.rng.pick(&keys).cloned() else { return self.move_leader(store_id, region) };
-        self.placement.last_region_id += 1;
-        let new_region_id = self.placement.last_region_id;
-        let peer_ids: Vec<u64> = region.get_peers().iter().map(|_| self.placement.next_peer_id()).collect();
-        trace!(self, "store {store_id} is asked to split region {} off {}", new_region_id, region.get_id());
-        self.admin(store_id, requests::split(region, &key, new_region_id, &peer_ids))
+        while keys.len() > wanted {
+            let at = self.rng.index(keys.len());
+            keys.remove(at);
+        }
+        let right_derive = self.rng.percent(60);
+        let pieces: Vec<NewRegion> = keys
+            .into_iter()
+            .map(|split_key| {
+                self.placement.last_region_id += 1;
+                let peer_ids = region.get_peers().iter().map(|_| self.placement.next_peer_id()).collect();
+                NewRegion { split_key, region_id: self.placement.last_region_id, peer_ids }
+            })
+            .collect();
+        let ids: Vec<u64> = pieces.iter().map(|piece| piece.region_id).collect();
+        trace!(self, "store {store_id} is asked to split {ids:?} off region {}", region.get_id());
+        self.admin(store_id, requests::batch_split(region, &pieces, right_derive))?;
+        if self.rng.percent(30) {
+            // Preload requests and a change of members meet the split.
+            self.move_leader(store_id, region)?;
+        }
+        Ok(())
+    }
+
+    /// Replaces a peer by a newer one on the same store, as fast as the region takes it.
+    fn replace(&mut self, store_id: u64, region: &Region, peer: &Peer) -> Checked {
+        let (removed, to_store) = (peer.get_id(), peer.get_store_id());
+        trace!(self, "store {store_id} is asked to replace peer {removed} on {to_store}");
+        self.admin(store_id, requests::change_peer(region, ConfChangeType::RemoveNode, peer.clone()))?;
+        let region_id = region.get_id();
+        self.schedule(self.plan.network.latency * 6, Event::Replace { region_id, to_store });
+        Ok(())
+    }
+
+    /// Adds the newer peer.
+    pub(super) fn on_replace(&mut self, region_id: u64, to_store: u64) -> Checked {
+        let leader = self.leaders().into_iter().find(|(_, status)| status.region.get_id() == region_id);
+        let Some((store_id, status)) = leader else { return Ok(()) };
+        if self.is_healed || peer_on(&status.region, to_store).is_some() {
+            return Ok(());
+        }
+        let peer = new_peer(to_store, self.placement.next_peer_id());
+        trace!(self, "store {store_id} is asked to add peer {} in its place", peer.get_id());
+        self.admin(store_id, requests::change_peer(&status.region, ConfChangeType::AddNode, peer))
     }
 
     fn move_leader(&mut self, store_id: u64, region: &Region) -> Checked {

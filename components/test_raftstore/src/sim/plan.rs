@@ -15,10 +15,12 @@
 
 use std::time::Duration;
 
-use preload_observer::{CheckedConfig, Config};
+use kvproto::metapb::Region;
+use preload_observer::{CheckedConfig, Config, config::PinnedRange};
 use tikv_util::config::{ReadableDuration, ReadableSize};
+use txn_types::Key;
 
-use super::{rng::SimRng, sabotage::Sabotage};
+use super::{records::user_key, rng::SimRng, sabotage::Sabotage, store::Worker};
 
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
@@ -48,6 +50,35 @@ impl Pace {
     }
 }
 
+/// A store one of whose workers is slower than all others, so that what is usually over in no time meets other things.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sluggish {
+    store_id: u64,
+    worker: SluggishWorker,
+    factor: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SluggishWorker {
+    Log,
+    Apply,
+    Snapshot,
+    Load,
+}
+
+impl Sluggish {
+    fn draw(rng: &mut SimRng, stores: u64) -> Self {
+        let worker = match rng.range(0, 5) {
+            0 => SluggishWorker::Log,
+            1..=2 => SluggishWorker::Apply,
+            3..=4 => SluggishWorker::Snapshot,
+            _ => SluggishWorker::Load,
+        };
+        let factor = if worker == SluggishWorker::Log { 20 } else { rng.range(30, 300) as u32 };
+        Self { store_id: rng.range(1, stores), worker, factor }
+    }
+}
+
 /// What the network does to messages; rates are out of 10,000.
 #[derive(Clone, Debug)]
 pub(super) struct NetworkPlan {
@@ -57,6 +88,17 @@ pub(super) struct NetworkPlan {
     pub(super) late: u64,
     pub(super) lateness: Duration,
     pub(super) snapshots_held: u64,
+}
+
+/// What a run is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Setup {
+    #[default]
+    Full,
+    /// The cache engine is disabled on all stores.
+    CacheDisabled,
+    /// The same, and the plugin was never registered.
+    NoPlugin,
 }
 
 #[derive(Clone, Debug)]
@@ -76,6 +118,7 @@ pub(super) struct Plan {
     pub(super) snapshot: Pace,
     pub(super) load: Pace,
     pub(super) plugin: Pace,
+    pub(super) sluggish: Option<Sluggish>,
     /// Mean time between two of each; `None` for never.
     pub(super) crash_every: Option<Duration>,
     pub(super) partition_every: Option<Duration>,
@@ -89,11 +132,16 @@ pub(super) struct Plan {
     pub(super) cache_capacity: ReadableSize,
     /// The cache has room for everything.
     pub(super) cache_is_ample: bool,
+    /// Of 100 inputs so many wait for the next one before the effects are asked for, as in a store that is busy.
+    pub(super) inputs_together: u64,
+    pub(super) setup: Setup,
+    /// Clients ask for preloads.
+    pub(super) has_requests: bool,
     pub(super) sabotage: Option<Sabotage>,
 }
 
 impl Plan {
-    pub(super) fn draw(rng: &mut SimRng, sabotage: Option<Sabotage>) -> Self {
+    pub(super) fn draw(rng: &mut SimRng, sabotage: Option<Sabotage>, setup: Setup) -> Self {
         let stores = rng.range(3, 5);
         let often = |rng: &mut SimRng, percent, low, high| {
             rng.percent(percent).then(|| Duration::from_millis(rng.range(low, high)))
@@ -103,7 +151,7 @@ impl Plan {
         let spread = rng.range(0, 8);
         let election_ticks = (0..stores).map(|_| 10 + rng.range(0, spread) as usize).collect();
         let cache_is_ample = rng.percent(80);
-        let preload = Config {
+        let mut preload = Config {
             warmup_timeout: ReadableDuration::millis(rng.range(0, 1_500)),
             request_timeout: ReadableDuration::millis(rng.range(800, 3_000)),
             reconcile_interval: ReadableDuration::millis(rng.range(300, 3_000)),
@@ -112,8 +160,12 @@ impl Plan {
             max_parked_requests: if rng.percent(20) { 2 } else { 64 },
             max_in_flight_requests: if rng.percent(20) { 1 } else { 64 },
             max_known_regions: if rng.percent(90) { 1_000 } else { 1 },
+            pinned: draw_pinned(rng),
             ..Config::default()
         };
+        // A disabled engine: either the plugin is told so, or it finds out, but then nobody asks: see the check.
+        let is_told = rng.percent(50);
+        preload.enabled = setup == Setup::Full || is_told;
         Self {
             stores,
             voters: if rng.percent(70) { 3 } else { rng.range(1, stores) },
@@ -135,15 +187,19 @@ impl Plan {
             snapshot: Pace::draw(rng),
             load: Pace::draw(rng),
             plugin: Pace::draw(rng),
+            sluggish: if rng.percent(40) { Some(Sluggish::draw(rng, stores)) } else { None },
             crash_every: often(rng, 60, 500, 4_000),
             partition_every: often(rng, 50, 500, 4_000),
             placement_every: Duration::from_millis(rng.range(150, 1_500)),
             client_every: Duration::from_millis(rng.range(8, 60)),
             crash_at_effect: rate(rng, 40, 15),
             bulk_load: rng.percent(50),
-            preload,
             cache_capacity: if cache_is_ample { ReadableSize::mb(64) } else { ReadableSize(rng.range(2_000, 20_000)) },
             cache_is_ample,
+            inputs_together: if rng.percent(50) { rng.range(5, 50) } else { 0 },
+            setup,
+            has_requests: setup == Setup::Full || !preload.enabled,
+            preload,
             sabotage,
         }
     }
@@ -159,15 +215,73 @@ impl Plan {
             snapshots_held: 0,
         };
         (self.log, self.apply, self.snapshot) = (Pace::QUICK, Pace::QUICK, Pace::QUICK);
-        (self.load, self.plugin) = (Pace::QUICK, Pace::QUICK);
+        (self.load, self.plugin, self.sluggish) = (Pace::QUICK, Pace::QUICK, None);
         (self.crash_every, self.partition_every, self.crash_at_effect) = (None, None, 0);
     }
 
-    pub(super) fn preload_config(&self) -> CheckedConfig {
+    pub(super) fn pace(&self, store_id: u64, worker: Worker) -> Pace {
+        let (pace, kind) = match worker {
+            Worker::LogWriter => (self.log, SluggishWorker::Log),
+            Worker::Apply(_) => (self.apply, SluggishWorker::Apply),
+            Worker::SnapshotGenerator | Worker::SnapshotApplier => (self.snapshot, SluggishWorker::Snapshot),
+            Worker::CacheLoader => (self.load, SluggishWorker::Load),
+        };
+        match self.sluggish.filter(|sluggish| sluggish.store_id == store_id && sluggish.worker == kind) {
+            Some(sluggish) => Pace { usual: pace.usual * sluggish.factor, ..pace },
+            None => pace,
+        }
+    }
+
+    /// For the start number `life` of a store.
+    pub(super) fn preload_config(&self, life: u64) -> CheckedConfig {
         let mut config = self.preload.clone();
-        if self.sabotage == Some(Sabotage::LimitsIgnored) {
-            config.max_parked_requests = 4096;
+        match self.sabotage {
+            Some(Sabotage::LimitsIgnored) => config.max_parked_requests = 4096,
+            Some(Sabotage::IntentForgotten) if life > 1 => config.pinned.clear(),
+            Some(Sabotage::WarmForEver) => {
+                let everything = PinnedRange { start_key: String::new(), end_key: String::new() };
+                config.pinned = vec![everything];
+            }
+            _ => {}
         }
         config.check().expect("what is drawn is within the limits")
     }
+
+    /// Whether `region` is pinned, and the plugin is to see to it.
+    pub(super) fn wants_pinned(&self, region: &Region) -> bool {
+        self.setup != Setup::NoPlugin && self.preload.enabled && self.is_pinned(region)
+    }
+
+    /// Whether a key of `region` is pinned.
+    pub(super) fn is_pinned(&self, region: &Region) -> bool {
+        self.preload.pinned.iter().any(|pinned| {
+            let (start, end) = (parse_key(&pinned.start_key), parse_key(&pinned.end_key));
+            let (region_start, region_end) = (region.get_start_key(), region.get_end_key());
+            (region_end.is_empty() || start.as_slice() < region_end)
+                && (end.is_empty() || region_start < end.as_slice())
+        })
+    }
+}
+
+/// Keys as the configuration spells them.
+fn spell_key(user_key: &[u8]) -> String {
+    let digits = Key::from_raw(user_key).into_encoded().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("hex:{digits}")
+}
+
+fn parse_key(text: &str) -> Vec<u8> {
+    let digits = text.strip_prefix("hex:").unwrap_or_default().as_bytes();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    digits.chunks(2).filter_map(byte).collect()
+}
+
+/// Nothing, everything, or a range in the middle.
+fn draw_pinned(rng: &mut SimRng) -> Vec<PinnedRange> {
+    let from = rng.range(0, 5);
+    let (start_key, end_key) = match rng.range(0, 9) {
+        0 => (String::new(), String::new()),
+        1..=3 => (spell_key(&user_key('k', from)), spell_key(&user_key('k', from + 2))),
+        _ => return Vec::new(),
+    };
+    vec![PinnedRange { start_key, end_key }]
 }

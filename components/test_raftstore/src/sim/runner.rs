@@ -21,7 +21,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Sabotage, Violation, trace::Trace, world::World};
+use super::{Sabotage, Violation, checks::disabled_cache, coverage::Coverage, plan::Setup, trace::Trace, world::World};
 
 /// How a run went.
 #[derive(Debug)]
@@ -31,8 +31,12 @@ pub struct Outcome {
     pub log_hash: u64,
     /// What happened, if it was to be recorded.
     pub log: Vec<String>,
+    pub coverage: Coverage,
     pub result: Result<(), Violation>,
 }
+
+/// Every so many seeds are run two more times, without a cache: with the plugin and without it.
+const WITHOUT_CACHE_EVERY: u64 = 16;
 
 thread_local! {
     static IS_RUNNING: Cell<bool> = const { Cell::new(false) };
@@ -41,17 +45,38 @@ thread_local! {
 
 /// Runs one seed. A panic is a violation of its own.
 pub fn run(seed: u64, sabotage: Option<Sabotage>, is_recorded: bool) -> Outcome {
-    keep_panics();
+    let coverage = Coverage::default();
     let trace = Arc::new(Mutex::new(Trace::new(is_recorded)));
+    let mut result = run_once(seed, sabotage, Setup::Full, &trace, &coverage);
+    if result.is_ok() && seed.is_multiple_of(WITHOUT_CACHE_EVERY) {
+        result = disabled_cache::check(|setup, is_recorded| {
+            let trace = Arc::new(Mutex::new(Trace::new(is_recorded)));
+            let result = run_once(seed, sabotage, setup, &trace, &Coverage::default());
+            result.map(|()| std::mem::replace(&mut *trace.lock(), Trace::new(false)))
+        });
+    }
+    let mut trace = trace.lock();
+    let log = trace.take_lines().into_iter().map(|line| line.text).collect();
+    Outcome { seed, log_hash: trace.hash(), log, coverage, result }
+}
+
+fn run_once(
+    seed: u64,
+    sabotage: Option<Sabotage>,
+    setup: Setup,
+    trace: &Arc<Mutex<Trace>>,
+    coverage: &Coverage,
+) -> Result<(), Violation> {
+    keep_panics();
     IS_RUNNING.set(true);
-    let result = panic::catch_unwind(AssertUnwindSafe(|| World::new(seed, sabotage, trace.clone())?.run()));
+    let result = panic::catch_unwind(AssertUnwindSafe(|| {
+        World::new(seed, sabotage, setup, trace.clone(), coverage.clone())?.run()
+    }));
     IS_RUNNING.set(false);
-    let result = result.unwrap_or_else(|_| {
+    result.unwrap_or_else(|_| {
         let what = PANIC.take().unwrap_or_else(|| "a panic without a message".to_owned());
         Err(Violation::new("no-panic (I2)", what))
-    });
-    let mut trace = trace.lock();
-    Outcome { seed, log_hash: trace.hash(), log: trace.take_lines(), result }
+    })
 }
 
 fn keep_panics() {

@@ -18,14 +18,13 @@
 //! Decide when anything happens.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Arc, atomic::AtomicU64, atomic::Ordering},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use engine_test::{MemDisk, MemLogStore};
 use engine_traits::{Cf, KvEngine, LogBatch, LogOp, LogStore, WriteBatch};
-use hybrid_engine::RegionCacheObserver;
 use in_memory_engine::{RegionCacheEngine, RegionCacheEngineConfig};
 use kvproto::{
     metapb::Region,
@@ -36,9 +35,7 @@ use preload_observer::PreloadObserver;
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, EntryType};
 use raftstore::{
-    coprocessor::{
-        BoxAdminObserver, BoxQueryObserver, BoxRoleObserver, CoprocessorHost, dispatcher::BoxDestroyPeerObserver,
-    },
+    coprocessor::CoprocessorHost,
     store::{
         Config, Snapshot,
         apply::{Applier, ApplyOutcome, Urgency},
@@ -50,11 +47,13 @@ use raftstore::{
 
 use super::{
     checks::Violation,
+    coverage::Seam,
     engine::SimEngine,
-    plan::Plan,
+    observers::Observers,
+    plan::{Plan, Setup},
     rng::SimRng,
     sabotage::Sabotage,
-    surroundings::{self, Bell, CacheSpy, Findings, Loader, Outbox},
+    surroundings::{Bell, CacheSpy, Loader, Outbox, Surroundings},
 };
 
 /// Who has something to do on a store.
@@ -105,6 +104,7 @@ pub(super) struct Running {
     pub(super) log: MemLogStore,
     pub(super) host: CoprocessorHost<SimEngine>,
     pub(super) plugin: PreloadObserver,
+    pub(super) spy: Arc<CacheSpy>,
     pub(super) plugin_bell: Bell,
     pub(super) loader_bell: Bell,
     /// When the plugin's worker wakes up.
@@ -118,8 +118,14 @@ pub(super) struct Running {
     generated: VecDeque<Input>,
     snapshots: VecDeque<ApplySnapshot>,
     snapshot_reports: VecDeque<Input>,
+    /// Regions whose peers are gone and whose remains are being removed.
+    pub(super) destroying: BTreeSet<u64>,
+    /// Inputs of the core whose effects it was not asked for yet.
+    pub(super) inputs_waiting: usize,
     /// Workers whose next step is on the agenda.
     pub(super) awake: Vec<Worker>,
+    /// The first snapshot that was put in place, if a sabotage wants it again.
+    replayed: Option<ApplySnapshot>,
     sabotage: Option<Sabotage>,
     is_bulk_load: bool,
 }
@@ -148,8 +154,7 @@ impl SimStore {
     pub(super) fn start(
         &mut self,
         plan: &Plan,
-        clock_micros: &Arc<AtomicU64>,
-        findings: &Findings,
+        surroundings: &Surroundings,
         rng: &mut SimRng,
     ) -> Result<(), Violation> {
         self.life += 1;
@@ -159,38 +164,36 @@ impl SimStore {
             Some(Sabotage::SplitForgotten) => forget_splits(&self.disk.open("kv")),
             _ => {}
         }
-        let config = RegionCacheEngineConfig { capacity: plan.cache_capacity, ..Default::default() };
+        let enabled = plan.setup == Setup::Full;
+        let config = RegionCacheEngineConfig { enabled, capacity: plan.cache_capacity, ..Default::default() };
         let cache = RegionCacheEngine::new(&config).expect("what is drawn is within the limits");
         let misses_writes = plan.sabotage == Some(Sabotage::CacheMissesWrites);
         let engine = SimEngine::new(self.disk.open("kv"), cache.clone(), misses_writes);
         let (plugin_bell, loader_bell) = (Bell::default(), Bell::default());
-        let spy = Arc::new(CacheSpy {
-            cache: cache.clone(),
-            findings: findings.clone(),
-            loader_bell: loader_bell.clone(),
-            sabotage: plan.sabotage,
-        });
-        let outbox = Outbox {
-            messages: Arc::default(),
-            cache: cache.clone(),
-            findings: findings.clone(),
-            sabotage: plan.sabotage,
-        };
-        let clock_micros = clock_micros.clone();
+        let spy = Arc::new(CacheSpy::new(cache.clone(), surroundings.clone(), loader_bell.clone()));
+        let outbox = Outbox { messages: Arc::default(), cache: cache.clone(), surroundings: surroundings.clone() };
+        let clock = surroundings.clone();
         let plugin = PreloadObserver::stepped(
             self.id,
             spy.clone(),
             outbox.clone(),
-            plan.preload_config(),
-            Arc::new(move || Duration::from_micros(clock_micros.load(Ordering::Relaxed))),
+            plan.preload_config(self.life),
+            Arc::new(move || clock.now()),
             rng.next(),
         );
-        let loader = Arc::new(Mutex::new(Loader::new(engine.clone(), rng.fork())));
+        let loader = Arc::new(Mutex::new(Loader::new(engine.clone(), rng.fork(), surroundings.coverage.clone())));
         let mut host = CoprocessorHost::default();
-        plugin.register(&mut host, 10);
-        // The plugin must not depend on who is called first.
-        register_cache(&mut host, if rng.percent(50) { 5 } else { 20 }, cache, plan.sabotage);
-        surroundings::register(&mut host, &plugin, &spy, &loader, &plugin_bell);
+        let observers = Observers {
+            plugin: (plan.setup != Setup::NoPlugin).then_some(&plugin),
+            cache,
+            // The plugin must not depend on who is called first.
+            is_cache_first: rng.percent(50),
+            spy: &spy,
+            loader: &loader,
+            bell: &plugin_bell,
+            warmup_timeout: plan.preload.warmup_timeout.0,
+        };
+        observers.register(&mut host);
         host.start();
 
         let store_config = Config {
@@ -203,6 +206,7 @@ impl SimStore {
         };
         let core = Store::load(self.id, store_config, host.clone(), &engine, log.clone())
             .map_err(|error| Violation::new("restart", format!("store {} cannot be loaded: {error:?}", self.id)))?;
+        note_restart(&core, &log, surroundings);
         plugin_bell.ring();
         self.run = Some(Running {
             core,
@@ -210,6 +214,7 @@ impl SimStore {
             log,
             host,
             plugin,
+            spy,
             plugin_bell,
             loader_bell,
             plugin_due: None,
@@ -221,7 +226,10 @@ impl SimStore {
             generated: VecDeque::new(),
             snapshots: VecDeque::new(),
             snapshot_reports: VecDeque::new(),
+            destroying: BTreeSet::new(),
+            inputs_waiting: 0,
             awake: Vec::new(),
+            replayed: None,
             sabotage: plan.sabotage,
             is_bulk_load: plan.bulk_load,
         });
@@ -237,24 +245,6 @@ impl SimStore {
     }
 }
 
-/// All that [`RegionCacheObserver::register`] does, unless a hook is to be left out.
-fn register_cache(
-    host: &mut CoprocessorHost<SimEngine>,
-    priority: u32,
-    cache: RegionCacheEngine,
-    sabotage: Option<Sabotage>,
-) {
-    let observer = RegionCacheObserver::new(cache);
-    if sabotage != Some(Sabotage::NotEvictedOnSnapshot) {
-        return observer.register(host, priority);
-    }
-    let registry = &mut host.registry;
-    registry.register_admin_observer(priority, BoxAdminObserver::new(observer.clone()));
-    registry.register_query_observer(priority, BoxQueryObserver::new(observer.clone()));
-    registry.register_role_observer(priority, BoxRoleObserver::new(observer.clone()));
-    registry.register_destroy_peer_observer(priority, BoxDestroyPeerObserver::new(observer));
-}
-
 impl Running {
     /// What the plugin has sent since the last call.
     pub(super) fn take_sent(&self) -> Vec<RaftMessage> {
@@ -262,6 +252,9 @@ impl Running {
     }
 
     pub(super) fn give_to_applier(&mut self, effect: ApplierEffect) {
+        if let ApplierEffect::Destroy { tag, .. } = &effect {
+            self.destroying.insert(tag.region_id);
+        }
         self.lanes[effect.region_id() as usize % LANES].effects.push_back(effect);
     }
 
@@ -412,7 +405,14 @@ impl Running {
             self.engine.disk().fail_next_sync();
         }
         let (engine, host) = (&self.engine, &self.host);
-        match engine.past_the_cache(self.is_bulk_load, || data::install_snapshot(engine, host, &task)) {
+        let result = engine.past_the_cache(self.is_bulk_load, || data::install_snapshot(engine, host, &task));
+        if self.sabotage == Some(Sabotage::SnapshotOverNewer) {
+            if let Some(older) = &self.replayed {
+                data::install_snapshot(engine, host, older).expect("no failure was injected");
+            }
+            self.replayed = self.replayed.take().or(Some(task));
+        }
+        match result {
             Ok(()) => StepEnd::Installed { region_id: tag.region_id, index: key.idx, term: key.term },
             Err(_) => StepEnd::Crashed,
         }
@@ -453,6 +453,19 @@ impl Lane {
         self.is_written = false;
         self.urgency = Urgency::default();
         self.reports.extend(self.outcomes.drain(..).map(|outcome| Input::Applied(Box::new(outcome))));
+    }
+}
+
+/// What a restart has found.
+fn note_restart(core: &Store<SimEngine, MemLogStore>, log: &MemLogStore, surroundings: &Surroundings) {
+    for status in core.statuses().iter().filter(|status| status.is_initialized()) {
+        if status.applying_snapshot {
+            surroundings.coverage.hit(Seam::SnapshotResumed);
+        }
+        let raft_state = log.raft_state(status.region.get_id()).unwrap_or_default();
+        if raft_state.is_none_or(|state| state.get_last_index() == 0) {
+            surroundings.coverage.hit(Seam::SplitNotInLog);
+        }
     }
 }
 

@@ -13,19 +13,34 @@
 //! # What it must not do
 //! Care whether a command succeeds.
 
-use engine_traits::{CacheRegion, EvictReason, RegionCacheEngineExt as _, RegionEvent};
+use engine_traits::{CacheRegion, EvictReason, KvEngine as _, RegionCacheEngineExt as _, RegionEvent};
 use kvproto::{
     metapb::{Peer, Region},
+    raft_cmdpb::Request,
     raft_serverpb::{ExtraMessageType, RaftMessage},
 };
 use raftstore::store::new_peer;
+use txn_types::{LockType, WriteType};
 
 use super::{
     checks::Checked,
-    history::{self, WriteKind},
-    world::{Event, World, is_in, trace},
+    coverage::Seam,
+    history::{Fate, WriteKind},
+    records,
+    world::{Event, World, aside, is_in},
 };
 use crate::requests;
+
+/// A key that command `start` has locked.
+#[derive(Clone, Debug)]
+pub(super) struct Locked {
+    key: Vec<u8>,
+    start: u64,
+    lock_type: LockType,
+}
+
+/// Versions of the last so many commands are not garbage.
+const KEPT: u64 = 20;
 
 impl World {
     pub(super) fn on_client(&mut self) -> Checked {
@@ -36,51 +51,152 @@ impl World {
         self.schedule(next, Event::Client);
         let Some((store_id, region)) = self.pick_region() else { return Ok(()) };
         match self.rng.range(0, 99) {
-            0..=47 => self.put(store_id, &region).map(drop),
-            48..=74 => {
+            0..=32 => self.put(store_id, &region).map(drop),
+            33..=37 => self.delete(store_id, &region),
+            38..=43 => self.prewrite(store_id, &region),
+            44..=49 => self.end_transaction(),
+            50..=74 => {
                 let id_max = if self.rng.percent(70) { u64::MAX } else { self.rng.range(1, u64::MAX >> 40) };
                 let id_max = if id_max == u64::MAX { id_max } else { id_max % (self.next_id() + 1) };
                 self.read(store_id, requests::header(&region), id_max).map(drop)
             }
-            75..=77 => {
-                let id = self.next_id();
-                let request = requests::write(&region, history::delete_range_requests(id));
-                self.write(store_id, id, request, WriteKind::DeleteRange)
-            }
-            78..=81 => {
+            75..=76 => self.delete_range(store_id, &region),
+            77..=78 => self.collect(store_id, &region),
+            79..=81 => {
                 self.evict(store_id, &region);
                 Ok(())
             }
-            82..=83 => {
-                if let Some(id) = self.next_id().checked_sub(20)
-                    && let Some(run) = self.running(store_id)
-                {
-                    run.engine.cache().set_safe_point(history::commit_ts(id).into_inner());
+            82 => {
+                let id = self.next_id().saturating_sub(KEPT);
+                if let Some(run) = self.running(store_id) {
+                    run.engine.cache().set_safe_point(records::commit_ts(id).into_inner());
                 }
                 Ok(())
             }
             _ => {
-                self.ask_anybody(store_id, &region);
+                if self.plan.has_requests {
+                    self.ask_anybody(store_id, &region);
+                }
                 Ok(())
             }
         }
     }
 
-    /// Writes one to three keys.
-    pub(super) fn put(&mut self, store_id: u64, region: &Region) -> Checked<Option<u64>> {
-        let mut keys: Vec<Vec<u8>> = self.keys.iter().filter(|key| is_in(region, key)).cloned().collect();
-        let wanted = self.rng.range(1, 3) as usize;
+    /// One to `max` keys of `region`, or none if it has none.
+    fn pick_keys(&mut self, region: &Region, max: u64, is_wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
+        let is_candidate = |key: &&Vec<u8>| is_in(region, key) && is_wanted(key);
+        let mut keys: Vec<Vec<u8>> = self.keys.iter().filter(is_candidate).cloned().collect();
+        let wanted = self.rng.range(1, max) as usize;
         while keys.len() > wanted {
             let at = self.rng.index(keys.len());
             keys.remove(at);
         }
+        keys
+    }
+
+    /// Gives one command that consists of `requests_for` each of `keys`.
+    fn write_keys(
+        &mut self,
+        store_id: u64,
+        region: &Region,
+        keys: Vec<Vec<u8>>,
+        requests_for: impl Fn(u64, &[u8]) -> Vec<Request>,
+        kind: impl FnOnce(Vec<Vec<u8>>) -> WriteKind,
+    ) -> Checked<Option<u64>> {
         if keys.is_empty() {
             return Ok(None);
         }
         let id = self.next_id();
-        let puts = keys.iter().flat_map(|key| history::put_requests(id, key)).collect();
-        self.write(store_id, id, requests::write(region, puts), WriteKind::Put(keys))?;
+        let requests = keys.iter().flat_map(|key| requests_for(id, key)).collect();
+        self.write(store_id, id, requests::write(region, requests), kind(keys))?;
         Ok(Some(id))
+    }
+
+    /// Writes one to three keys.
+    pub(super) fn put(&mut self, store_id: u64, region: &Region) -> Checked<Option<u64>> {
+        let keys = self.pick_keys(region, 3, |_| true);
+        self.write_keys(store_id, region, keys, records::put, WriteKind::Put)
+    }
+
+    fn delete(&mut self, store_id: u64, region: &Region) -> Checked {
+        let keys = self.pick_keys(region, 2, |_| true);
+        self.write_keys(store_id, region, keys, records::delete, WriteKind::Delete).map(drop)
+    }
+
+    /// Locks one or two keys that do not go by range: a transaction that commits finds its value.
+    fn prewrite(&mut self, store_id: u64, region: &Region) -> Checked {
+        let keys = self.pick_keys(region, 2, |key| !records::is_deletable(key));
+        let lock_type = match self.rng.range(0, 9) {
+            0..=5 => LockType::Put,
+            6..=7 => LockType::Delete,
+            8 => LockType::Lock,
+            _ => LockType::Pessimistic,
+        };
+        let locked = keys.clone();
+        let requests_for = |id: u64, key: &[u8]| records::prewrite(id, key, lock_type);
+        let Some(start) = self.write_keys(store_id, region, keys, requests_for, WriteKind::Prewrite)? else {
+            return Ok(());
+        };
+        self.locked.extend(locked.into_iter().map(|key| Locked { key, start, lock_type }));
+        Ok(())
+    }
+
+    /// Commits or rolls back one of the keys that are locked, if the transaction knows that it is.
+    fn end_transaction(&mut self) -> Checked {
+        let is_known = |locked: &Locked| {
+            let op = self.history.ops.get(&locked.start);
+            op.is_some_and(|op| matches!(op.fate, Fate::Acknowledged(_)))
+        };
+        let ready: Vec<usize> = (0..self.locked.len()).filter(|at| is_known(&self.locked[*at])).collect();
+        let Some(at) = self.rng.pick(&ready).copied() else { return Ok(()) };
+        let Locked { key, start, lock_type } = self.locked.swap_remove(at);
+        let leader = self.leaders().into_iter().find(|(_, status)| is_in(&status.region, &key));
+        let Some((store_id, status)) = leader else { return Ok(()) };
+        let write_type = match lock_type {
+            LockType::Put => WriteType::Put,
+            LockType::Delete => WriteType::Delete,
+            LockType::Lock => WriteType::Lock,
+            LockType::Pessimistic => WriteType::Rollback,
+        };
+        let id = self.next_id();
+        let (requests, kind) = if write_type == WriteType::Rollback || self.rng.percent(30) {
+            (records::roll_back(&key, start), WriteKind::RollBack { key })
+        } else {
+            (records::commit(id, &key, start, write_type), WriteKind::Commit { key, start, write_type })
+        };
+        self.write(store_id, id, requests::write(&status.region, requests), kind)
+    }
+
+    /// Deletes all versions of some of the keys that may go by range.
+    fn delete_range(&mut self, store_id: u64, region: &Region) -> Checked {
+        let from = self.rng.range(0, 2);
+        let to = self.rng.range(from + 1, 4);
+        let (from, to) = (records::user_key('r', from), records::user_key('r', to));
+        let id = self.next_id();
+        let request = requests::write(region, records::delete_range(&from, &to));
+        self.write(store_id, id, request, WriteKind::DeleteRange { from, to })
+    }
+
+    /// Deletes versions that nobody needs at a safe point, as this store knows them.
+    fn collect(&mut self, store_id: u64, region: &Region) -> Checked {
+        let id = self.next_id();
+        let safe_point = records::commit_ts(id.saturating_sub(KEPT));
+        let keys = self.pick_keys(region, 3, |_| true);
+        let Some(run) = self.running(store_id) else { return Ok(()) };
+        run.engine.cache().set_safe_point(safe_point.into_inner());
+        let disk = run.engine.disk().snapshot();
+        let mut garbage = Vec::new();
+        for key in keys {
+            // The newest one up to the safe point is what a reader at it sees.
+            let versions = records::versions(&disk, &key, safe_point, usize::MAX).unwrap_or_default();
+            garbage.extend(versions.into_iter().skip(1).map(|version| (key.clone(), version)));
+        }
+        if garbage.is_empty() {
+            return Ok(());
+        }
+        garbage.iter().for_each(|_| self.coverage.hit(Seam::VersionCollected));
+        let requests = garbage.iter().flat_map(|(key, version)| records::collect(key, version)).collect();
+        self.write(store_id, id, requests::write(region, requests), WriteKind::Collect(garbage))
     }
 
     /// A store and a region that it has.
@@ -98,7 +214,7 @@ impl World {
     }
 
     fn evict(&mut self, store_id: u64, region: &Region) {
-        trace!(self, "region {} is evicted on store {store_id}", region.get_id());
+        aside!(self, "region {} is evicted on store {store_id}", region.get_id());
         if let Some(run) = self.running(store_id) {
             let region = CacheRegion::from_region(region);
             let event = RegionEvent::Eviction { region, reason: EvictReason::Manual, on_evict_finished: None };

@@ -16,10 +16,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -34,14 +31,16 @@ use txn_types::Key;
 use super::{
     checks::{self, Checked, Checks, Violation},
     clients::{Clients, Held},
+    coverage::Coverage,
     history::{History, Step},
     placement::Placement,
-    plan::{Plan, TICK},
+    plan::{Plan, Setup, TICK},
     rng::SimRng,
     sabotage::Sabotage,
     store::{Running, SimStore, Worker},
-    surroundings::Findings,
+    surroundings::Surroundings,
     trace::Trace,
+    workload::Locked,
 };
 
 /// The first region.
@@ -50,10 +49,18 @@ pub(super) const REGION_ID: u64 = 1;
 /// Adds a line to the log.
 macro_rules! trace {
     ($world:expr, $($line:tt)*) => {
-        $world.trace.lock().line($world.now, format_args!($($line)*))
+        $world.trace.lock().line($world.now, false, format_args!($($line)*))
     };
 }
 pub(super) use trace;
+
+/// Adds a line of what only a plugin or a cache does.
+macro_rules! aside {
+    ($world:expr, $($line:tt)*) => {
+        $world.trace.lock().line($world.now, true, format_args!($($line)*))
+    };
+}
+pub(super) use aside;
 
 pub(super) enum Event {
     Tick {
@@ -76,23 +83,35 @@ pub(super) enum Event {
     Start {
         store_id: u64,
     },
+    /// A store that has taken inputs is asked what follows.
+    Settle {
+        store_id: u64,
+        life: u64,
+    },
     Client,
     Placement,
+    /// A peer that is gone by now gets a successor.
+    Replace {
+        region_id: u64,
+        to_store: u64,
+    },
     Crash,
     Partition,
     EndPartition {
         id: u64,
     },
-    /// A snapshot that was kept is looked at again.
-    Recheck(Box<Held>),
+    /// A snapshot that was kept is let go.
+    Release(Box<Held>),
 }
 
 pub(super) struct World {
     pub(super) plan: Plan,
     pub(super) rng: SimRng,
+    /// For what only a plugin or a cache causes: without them, nothing else is to be drawn otherwise.
+    pub(super) side_rng: SimRng,
+    pub(super) coverage: Coverage,
     pub(super) trace: Arc<parking_lot::Mutex<Trace>>,
     pub(super) now: Duration,
-    clock_micros: Arc<AtomicU64>,
     agenda: BTreeMap<(Duration, u64), Event>,
     /// Events so far put on the agenda.
     scheduled: u64,
@@ -106,23 +125,31 @@ pub(super) struct World {
     pub(super) quiet_from: Duration,
     pub(super) keys: Vec<Vec<u8>>,
     pub(super) history: History,
+    /// Keys that were locked by a command, which are to be committed or rolled back.
+    pub(super) locked: Vec<Locked>,
     pub(super) placement: Placement,
     pub(super) checks: Checks,
-    findings: Findings,
+    surroundings: Surroundings,
     pub(super) clients: Clients,
     /// The last final answer of a store for a region.
     pub(super) final_answers: BTreeMap<(u64, u64), AnswerKind>,
 }
 
 impl World {
-    pub(super) fn new(seed: u64, sabotage: Option<Sabotage>, trace: Arc<parking_lot::Mutex<Trace>>) -> Checked<Self> {
+    pub(super) fn new(
+        seed: u64,
+        sabotage: Option<Sabotage>,
+        setup: Setup,
+        trace: Arc<parking_lot::Mutex<Trace>>,
+        coverage: Coverage,
+    ) -> Checked<Self> {
         let mut rng = SimRng::new(seed);
-        let plan = Plan::draw(&mut rng, sabotage);
+        let plan = Plan::draw(&mut rng, sabotage, setup);
         let keys = user_keys('k', rng.range(2, 8)).chain(user_keys('r', rng.range(0, 3))).collect();
+        let side_rng = rng.fork();
         let mut world = Self {
             trace,
             now: Duration::ZERO,
-            clock_micros: Arc::default(),
             agenda: BTreeMap::new(),
             scheduled: 0,
             step: 0,
@@ -132,15 +159,18 @@ impl World {
             quiet_from: Duration::ZERO,
             keys,
             history: History::default(),
+            locked: Vec::new(),
             placement: Placement::new(),
             checks: Checks::default(),
-            findings: Findings::default(),
+            surroundings: Surroundings::new(sabotage, coverage.clone()),
             clients: Clients::default(),
             final_answers: BTreeMap::new(),
             plan,
             rng,
+            side_rng,
+            coverage,
         };
-        trace!(world, "{:?}", world.plan);
+        aside!(world, "{:?}", world.plan);
         world.bootstrap()?;
         Ok(world)
     }
@@ -197,6 +227,10 @@ impl World {
         statuses.filter(|(_, status)| status.is_leader()).collect()
     }
 
+    pub(super) fn has_event_before(&self, end: Duration) -> bool {
+        self.agenda.first_key_value().is_some_and(|((at, _), _)| *at < end)
+    }
+
     /// Lets the next event happen; whether it was a tick.
     pub(super) fn next(&mut self) -> Checked<bool> {
         let Some(((at, _), event)) = self.agenda.pop_first() else {
@@ -204,10 +238,10 @@ impl World {
         };
         self.now = at;
         self.step += 1;
-        self.clock_micros.store(at.as_micros() as u64, Ordering::Relaxed);
+        self.surroundings.clock_micros.store(at.as_micros() as u64, Ordering::Relaxed);
         let is_tick = matches!(event, Event::Tick { .. });
         self.happen(event)?;
-        self.findings.check()?;
+        self.surroundings.findings.check()?;
         Ok(is_tick)
     }
 
@@ -221,7 +255,9 @@ impl World {
                 let next = TICK * 9 / 10 + self.rng.up_to(TICK / 5);
                 self.schedule(next, Event::Tick { store_id, life });
                 let patience = self.plan.preload.request_timeout.0 + Duration::from_secs(4);
-                self.checks.answers.check_time(self.now, patience)?;
+                if self.plan.setup != Setup::NoPlugin {
+                    self.checks.answers.check_time(self.now, patience)?;
+                }
                 if self.rng.percent(20)
                     && let Some(run) = self.running(store_id)
                 {
@@ -245,8 +281,7 @@ impl World {
                 match self.running(store_id) {
                     Some(run) if run.plugin_due == Some(now) => {
                         run.plugin_due = None;
-                        self.step_plugin(store_id)?;
-                        self.settle(store_id)
+                        self.step_plugin(store_id)
                     }
                     _ => Ok(()),
                 }
@@ -255,8 +290,16 @@ impl World {
                 let is_down = self.stores.get(&store_id).is_some_and(|store| store.run.is_none());
                 if is_down { self.start(store_id) } else { Ok(()) }
             }
+            Event::Settle { store_id, life } => {
+                if self.is_alive(store_id, life) {
+                    self.settle(store_id)
+                } else {
+                    Ok(())
+                }
+            }
             Event::Client => self.on_client(),
             Event::Placement => self.on_placement(),
+            Event::Replace { region_id, to_store } => self.on_replace(region_id, to_store),
             Event::Crash => self.on_crash_due(),
             Event::Partition => {
                 self.on_partition_due();
@@ -268,7 +311,7 @@ impl World {
                 }
                 Ok(())
             }
-            Event::Recheck(held) => held.recheck(),
+            Event::Release(held) => self.release(*held),
         }
     }
 
@@ -279,7 +322,7 @@ impl World {
     pub(super) fn start(&mut self, store_id: u64) -> Checked {
         trace!(self, "store {store_id} starts");
         let Some(store) = self.stores.get_mut(&store_id) else { return Ok(()) };
-        store.start(&self.plan, &self.clock_micros, &self.findings, &mut self.rng)?;
+        store.start(&self.plan, &self.surroundings, &mut self.rng)?;
         let life = store.life;
         let first_tick = self.rng.up_to(TICK);
         self.schedule(first_tick, Event::Tick { store_id, life });
@@ -294,6 +337,7 @@ impl World {
         }
         self.clients.on_crash(store_id);
         self.checks.answers.on_crash(store_id);
+        self.checks.transfers.on_crash(store_id);
         let is_quick = self.is_healed || self.rng.percent(25);
         let down = if is_quick { TICK / 10 } else { self.rng.around(Duration::from_millis(800)) };
         self.schedule(down, Event::Start { store_id });
@@ -311,5 +355,5 @@ pub(super) fn peer_on(region: &Region, store_id: u64) -> Option<&Peer> {
 }
 
 fn user_keys(kind: char, count: u64) -> impl Iterator<Item = Vec<u8>> {
-    (0..count).map(move |number| super::history::user_key(kind, number))
+    (0..count).map(move |number| super::records::user_key(kind, number))
 }

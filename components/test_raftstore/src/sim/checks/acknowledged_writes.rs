@@ -4,54 +4,72 @@
 //! is acknowledged is durable on a quorum. A write that was refused on the spot leaves no trace; one whose answer was
 //! lost may.
 
+use std::collections::BTreeMap;
+
 use engine_traits::{Cf, Snapshot};
-use hybrid_engine::mvcc::{self, MvccGet};
 use kvproto::metapb::Region;
-use txn_types::Key;
+use txn_types::{Key, SHORT_VALUE_MAX_LEN};
 
 use super::{Checked, Violation};
-use crate::sim::history::{Fate, History, Step, WriteKind, commit_ts, value};
+use crate::sim::{
+    history::{Fate, History, Step},
+    records::{self, Record},
+    world::is_in,
+};
 
 const NAME: &str = "acknowledged-writes";
 
 /// `disk` is that of a replica of `region` that has applied all.
 pub(in crate::sim) fn check(
-    history: &History,
+    history: &mut History,
     store_id: u64,
     region: &Region,
+    keys: &[Vec<u8>],
     disk: &impl Snapshot,
     now: Step,
 ) -> Checked {
-    for (id, op) in &history.ops {
-        let WriteKind::Put(keys) = &op.kind else { continue };
-        for key in keys {
-            let encoded = Key::from_raw(key);
-            let is_here = encoded.as_encoded().as_slice() >= region.get_start_key()
-                && (region.get_end_key().is_empty() || encoded.as_encoded().as_slice() < region.get_end_key());
-            if !is_here {
-                continue;
-            }
-            let at = keys::data_key(encoded.append_ts(commit_ts(*id)).as_encoded());
-            let has_record =
-                disk.get_value(Cf::Write, &at).map_err(|e| Violation::new(NAME, format!("{e:?}")))?.is_some();
-            let name = String::from_utf8_lossy(key);
-            let what = if has_record {
-                let found = mvcc::get(disk, key, commit_ts(*id)).map_err(|e| Violation::new(NAME, format!("{e:?}")))?;
-                if op.fate == Fate::Refused {
-                    format!("write {id} to {name} was refused, and is there")
-                } else if found != MvccGet::Value(value(*id, key)) {
-                    format!("write {id} to {name} reads as {found:?}")
-                } else if history.must_be_deleted(op, key, now) {
-                    format!("write {id} to {name} was deleted, and is there")
-                } else {
-                    continue;
+    for key in keys.iter().filter(|key| is_in(region, key)) {
+        let fail = |what: String| {
+            let key = String::from_utf8_lossy(key);
+            Violation::new(NAME, format!("store {store_id}, region {}: {what}, key {key}", region.get_id()))
+        };
+        let unreadable = |error: engine_traits::Error| fail(format!("{error:?}"));
+        let versions = records::versions(disk, key, u64::MAX.into(), usize::MAX).map_err(unreadable)?;
+        let mut there: BTreeMap<u64, Record> = versions.into_iter().map(|version| (version.id, version)).collect();
+        for (id, op) in history.ops.iter().filter(|(_, op)| op.written().contains(key)) {
+            let version = there.remove(id);
+            match (version, op.fate) {
+                (Some(_), Fate::Refused) => return Err(fail(format!("write {id} was refused, and is there"))),
+                (Some(version), _) => {
+                    if history.version(*id, key).is_none_or(|(written, _)| written != version) {
+                        return Err(fail(format!("write {id} is there as {version:?}")));
+                    }
+                    if history.must_be_gone(*id, op, key, now) {
+                        return Err(fail(format!("write {id} was deleted, and is there")));
+                    }
+                    let value = records::value(version.start, key);
+                    if version.has_value && value.len() > SHORT_VALUE_MAX_LEN {
+                        let at = Key::from_raw(key).append_ts(records::start_ts(version.start)).into_encoded();
+                        let found = disk.get_value(Cf::Default, &keys::data_key(&at)).map_err(unreadable)?;
+                        if found.as_deref() != Some(&value) {
+                            return Err(fail(format!("write {id} is there without its value")));
+                        }
+                    }
                 }
-            } else if matches!(op.fate, Fate::Acknowledged(_)) && !history.may_be_deleted(op, key, now) {
-                format!("write {id} to {name} was acknowledged, and is gone")
-            } else {
-                continue;
-            };
-            return Err(Violation::new(NAME, format!("store {store_id}, region {}: {what}", region.get_id())));
+                (None, Fate::Acknowledged(_))
+                    if history.version(*id, key).is_some() && !history.may_be_gone(*id, op, key, now) =>
+                {
+                    return Err(fail(format!("write {id} was acknowledged, and is gone")));
+                }
+                (None, _) => {}
+            }
+        }
+        if let Some(stranger) = there.into_values().next() {
+            return Err(fail(format!("{stranger:?} is there, and nobody wrote it")));
+        }
+        let lock = records::lock_on(disk, key).map_err(unreadable)?.map(|lock| records::id_of(lock.ts));
+        if !history.may_find_lock(key, lock, now, now) {
+            return Err(fail(format!("the lock is that of {lock:?}, which another command has replaced")));
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Each request gets at least one answer and exactly one final one, in time, and it is true.
 //!
-//! Source: DESIGN §4, I3 and I4. Answers are counted where the plugin hands them to its transport: what the network does
+//! Source: DESIGN §4, I3. Answers are counted where the plugin hands them to its transport: what the network does
 //! to them afterwards is not the plugin's fault. A crash of the store that was asked ends the matter.
 //!
 //! A request that comes again while it waits is the same request. The plugin may have a final answer ready that it has
@@ -15,7 +15,6 @@ use super::{Checked, Violation};
 use crate::sim::surroundings::answer_kind;
 
 const NAME: &str = "answers (I3)";
-const INTENTS: &str = "intents-end (I4)";
 
 /// The store that was asked, the region, the sender and the target, by peer and store.
 pub(in crate::sim) type Key = (u64, u64, (u64, u64), (u64, u64));
@@ -76,16 +75,4 @@ impl Answers {
 /// "Warm" was said of a region that is not.
 pub(in crate::sim) fn cold_region_is_called_warm(message: &RaftMessage, state: Option<RegionState>) -> Violation {
     Violation::new(NAME, format!("region {} is called warm, the cache has {state:?}", message.get_region_id()))
-}
-
-/// After a time without requests nothing is wanted any more.
-pub(in crate::sim) fn check_intents(
-    store_id: u64,
-    parked: usize,
-    wanted: Option<(u64, preload_observer::core::Source)>,
-) -> Checked {
-    if parked == 0 && wanted.is_none() {
-        return Ok(());
-    }
-    Err(Violation::new(INTENTS, format!("store {store_id}: {parked} requests wait, {wanted:?} is wanted, for ever")))
 }

@@ -10,12 +10,18 @@
 pub(super) mod acknowledged_writes;
 pub(super) mod answers;
 pub(super) mod cache_equals_disk;
+pub(super) mod cached_ranges;
+pub(super) mod disabled_cache;
+pub(super) mod held_snapshots;
+pub(super) mod intents;
 pub(super) mod linearizable_reads;
 pub(super) mod memory_bounds;
+pub(super) mod mvcc_reads;
 pub(super) mod raft_safety;
 pub(super) mod ranges;
 pub(super) mod replicas_agree;
 pub(super) mod snapshots_evict;
+pub(super) mod transfers;
 pub(super) mod uninitialized_regions;
 pub(super) mod warm_after_heal;
 
@@ -48,4 +54,5 @@ pub(super) type Checked<T = ()> = Result<T, Violation>;
 pub(super) struct Checks {
     pub(super) raft: raft_safety::RaftSafety,
     pub(super) answers: answers::Answers,
+    pub(super) transfers: transfers::Transfers,
 }

@@ -11,6 +11,10 @@ pub(in crate::sim) fn stays_cold(store_id: u64, region_id: u64, last: &str) -> V
     Violation::new(NAME, format!("region {region_id} stays cold on store {store_id}, the last answer was {last}"))
 }
 
+pub(in crate::sim) fn pinned_stays_cold(store_id: u64, region_id: u64) -> Violation {
+    Violation::new(NAME, format!("pinned region {region_id} stays cold on store {store_id}, which leads it"))
+}
+
 pub(in crate::sim) fn no_progress(what: &str) -> Violation {
     Violation::new(PROGRESS, format!("not within the time that a healthy cluster needs: {what}"))
 }

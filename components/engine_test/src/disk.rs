@@ -106,6 +106,8 @@ impl<T: Clone + Default> Images<T> {
         let image = images.entry(path.to_owned()).or_default();
         image.generation += 1;
         image.poisoned = None;
+        // What was injected was meant for the process before.
+        (image.fail_next_write, image.fail_next_sync) = (false, false);
         Handle { images: self.clone(), path: path.to_owned(), generation: image.generation }
     }
 

@@ -20,7 +20,8 @@
 //! - Observers are told of everything that [`crate::coprocessor`] lists, on the thread that calls `handle` or `finish`.
 //!
 //! # What it must not do
-//! Write, send, wait, read a clock, draw random numbers. It reads the log through [`LogStore`], as raft-rs demands.
+//! Write, send, wait, read a clock, draw random numbers. It reads the log through [`LogStore`], as raft-rs demands, and
+//! syncs what it finds when it starts.
 
 mod absorb;
 mod command;
@@ -41,7 +42,7 @@ mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use engine_traits::{KvEngine, LogStore};
+use engine_traits::{KvEngine, LogBatch, LogStore};
 use kvproto::{
     metapb::{Peer as PeerMeta, Region, RegionEpoch},
     raft_serverpb::{PeerState, RegionLocalState},
@@ -128,9 +129,15 @@ impl PeerStatus {
 impl<E: KvEngine, L: LogStore> Store<E, L> {
     /// Finds the store's peers on disk. Their first effects come from the next [`finish`](Self::finish).
     ///
+    /// Syncs both engines first: a process that was killed has left writes behind that were never synced, and what is
+    /// found here is taken for durable from now on — entries and votes are promised again, and a region that a split has
+    /// made answers for its log.
+    ///
     /// # Errors
-    /// When an engine cannot be read, or holds what cannot be understood.
+    /// When an engine cannot be synced or read, or holds what cannot be understood.
     pub fn load(store_id: u64, config: Config, host: CoprocessorHost<E>, kv: &E, log: L) -> Result<Self> {
+        kv.sync()?;
+        log.write(LogBatch::default(), true)?;
         let mut store = Self {
             store_id,
             config,

@@ -417,6 +417,13 @@ impl Harness {
         self.carry_out(store_id);
     }
 
+    /// Writes the oldest log write that is held, without making it durable or saying so.
+    pub(super) fn write_unsynced(&mut self, store_id: u64) {
+        let node = self.node(store_id);
+        let write = node.held_writes.pop_front().expect("a log write is held");
+        node.log.write(write.batch, false).unwrap();
+    }
+
     /// Takes two inputs in before their effects are carried out.
     pub(super) fn input_both(&mut self, store_id: u64, first: Input, second: Input) {
         self.core(store_id).handle(first);

@@ -5,5 +5,6 @@ mod harness;
 mod lifecycle;
 mod merge;
 mod replication;
+mod restart;
 mod split;
 mod transfer;

@@ -134,7 +134,9 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if change.state == raft::StateRole::Leader {
             info!("became leader"; "region_id" => region_id, "peer_id" => change.peer_id, "term" => peer.term());
         }
-        peer.offer = None;
+        // The news of a leader and its offer may have come in together.
+        let (term, leader_id) = (peer.term(), peer.node.raft.leader_id);
+        peer.offer.take_if(|offer| !offer.is_of(term, leader_id));
         self.fail_reads_without_leadership(region_id);
         if let Some(peer) = self.peers.get(&region_id) {
             self.host.on_role_change(peer.region(), change);

@@ -28,6 +28,12 @@ pub(super) struct Offer {
     ticks_left: usize,
 }
 
+impl Offer {
+    pub(super) fn is_of(&self, term: u64, leader_id: u64) -> bool {
+        (self.message.get_term(), self.message.get_from()) == (term, leader_id)
+    }
+}
+
 impl<E: KvEngine, L: LogStore> Store<E, L> {
     /// On the leader: offers leadership to the peer that `request` names.
     pub(super) fn transfer_leader(&mut self, request: &RaftCmdRequest) -> Result<RaftCmdResponse> {
@@ -70,7 +76,9 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             peer.node.transfer_leader(message.get_from());
             self.dirty.insert(region_id);
         } else if peer.is_initialized() && message.get_from() == peer.node.raft.leader_id {
-            let ticks_left = peer.offer.as_ref().map_or(self.config.hold_ticks_max(), |offer| offer.ticks_left);
+            let is_same = |offer: &&Offer| offer.is_of(message.get_term(), message.get_from());
+            let known = peer.offer.as_ref().filter(is_same);
+            let ticks_left = known.map_or(self.config.hold_ticks_max(), |offer| offer.ticks_left);
             peer.offer = Some(Offer { message, ticks_left });
             self.try_accept(region_id);
         }
@@ -96,7 +104,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let Some(offer) = &peer.offer else {
             return;
         };
-        if (offer.message.get_term(), offer.message.get_from()) != (term, leader_id) {
+        if !offer.is_of(term, leader_id) {
             peer.offer = None;
             return;
         }

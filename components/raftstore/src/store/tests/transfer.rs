@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use raft::eraftpb::MessageType;
 
 use super::harness::{Harness, transfer_leader};
-use crate::store::new_peer;
+use crate::store::{core::Input, new_peer};
 
 fn hold_back(harness: &mut Harness, store_id: u64, hold: bool) {
     harness.node(store_id).recorder.ready_to_lead.store(!hold, Ordering::Relaxed);
@@ -83,6 +83,43 @@ fn offer_is_void_when_another_leader_takes_over() {
     assert!(harness.status(3).unwrap().is_leader());
 }
 
+/// The news of another leader and its offer may come in together, before the earlier offer was dropped.
+#[test]
+fn offer_of_another_leader_has_a_deadline_of_its_own() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    hold_back(&mut harness, 2, true);
+    harness.command(1, transfer_leader(new_peer(2, 102)));
+    harness.settle();
+    for _ in 2..crate::store::Config::default().hold_ticks_max() {
+        harness.tick();
+    }
+    harness.cut_off = vec![2];
+    harness.command(1, transfer_leader(new_peer(3, 103)));
+    harness.settle();
+    assert!(harness.status(3).unwrap().is_leader());
+    harness.cut_off.clear();
+
+    harness.command(3, transfer_leader(new_peer(2, 102)));
+    let mut take = |message_type| loop {
+        let is_wanted = |message: &kvproto::raft_serverpb::RaftMessage| {
+            message.get_to_peer().get_store_id() == 2 && message.get_message().get_msg_type() == message_type
+        };
+        if let Some(at) = harness.network.iter().position(is_wanted) {
+            return Input::RaftMessage(Box::new(harness.network.remove(at).unwrap()));
+        }
+        harness.input(3, Input::Tick);
+    };
+    let (offer, news) = (take(MessageType::MsgTransferLeader), take(MessageType::MsgHeartbeat));
+    harness.input_both(2, news, offer);
+    for _ in 0..5 {
+        harness.tick();
+    }
+    assert!(harness.status(3).unwrap().is_leader(), "store 2 still holds the offer back");
+    hold_back(&mut harness, 2, false);
+    harness.tick_until("store 2 to lead", |harness| harness.status(2).unwrap().is_leader());
+}
+
 #[test]
 fn offer_of_an_earlier_term_is_ignored() {
     let mut harness = Harness::new(&[1, 2, 3]);
@@ -110,7 +147,7 @@ fn acceptance_of_an_offer_of_an_earlier_term_moves_nothing() {
     acceptance.mut_message().term -= 1;
     acceptance.set_from_peer(to);
     acceptance.set_to_peer(from);
-    harness.input(1, crate::store::core::Input::RaftMessage(Box::new(acceptance)));
+    harness.input(1, Input::RaftMessage(Box::new(acceptance)));
     for _ in 0..3 {
         harness.tick();
     }

@@ -29,7 +29,7 @@ macro_rules! seams {
 }
 
 seams! {
-    CrashAtVote: "a crash right before a vote leaves",
+    CrashAtVote: "a crash right before or after a vote leaves",
     CrashAtEffect: "a crash between two other effects",
     DiskFailed: "a sync fails",
     InputsTogether: "several inputs before the effects are asked for",

@@ -83,7 +83,12 @@ impl World {
             for effect in effects {
                 let crash_at_effect = self.plan.crash_at_effect * if is_vote(&effect) { VOTE_CRASH_FACTOR } else { 1 };
                 if self.rng.permyriad(crash_at_effect) {
-                    self.coverage.hit(if is_vote(&effect) { Seam::CrashAtVote } else { Seam::CrashAtEffect });
+                    let is_vote = is_vote(&effect);
+                    self.coverage.hit(if is_vote { Seam::CrashAtVote } else { Seam::CrashAtEffect });
+                    if is_vote && self.rng.percent(50) {
+                        // What was promised counts, and must be known again.
+                        self.carry_out(store_id, effect)?;
+                    }
                     let is_power_failure = self.rng.percent(70);
                     self.crash(store_id, is_power_failure);
                     return Ok(());
@@ -212,7 +217,7 @@ impl World {
             self.wake_plugin(store_id, due);
         }
         self.wake_workers(store_id);
-        self.inspect(store_id)
+        self.inspect_plugin(store_id)
     }
 
     pub(super) fn work(&mut self, store_id: u64, worker: Worker) -> Checked {
@@ -250,11 +255,14 @@ impl World {
                 return Ok(());
             }
         }
-        if let Some(run) = self.running(store_id) {
+        let touches_data = !matches!(worker, Worker::LogWriter | Worker::SnapshotGenerator);
+        if let Some(run) = self.running(store_id).filter(|_| touches_data) {
             checks::cache_equals_disk::check(store_id, &run.engine)?;
+            let initialized: Vec<Region> = run.initialized().collect();
+            checks::cached_ranges::check(store_id, &initialized, run.engine.cache())?;
         }
         self.wake_workers(store_id);
-        self.inspect(store_id)
+        self.inspect_plugin(store_id)
     }
 
     /// Counts what meets what when a worker reports.
@@ -315,7 +323,6 @@ impl World {
         let initialized: Vec<Region> =
             statuses.into_iter().filter(PeerStatus::is_initialized).map(|status| status.region).collect();
         checks::ranges::check(store_id, &initialized)?;
-        checks::cached_ranges::check(store_id, &initialized, run.engine.cache())?;
         for region in initialized.iter().filter(|region| self.plan.wants_pinned(region)) {
             if let Some(status) = run.plugin.region_status(region.get_id()) {
                 if status.wanted == Some(Source::Pinned) && status.cache == Some(CacheState::Loading) {
@@ -324,6 +331,12 @@ impl World {
                 checks::intents::check_pinned(store_id, region.get_id(), &status)?;
             }
         }
+        self.inspect_plugin(store_id)
+    }
+
+    /// What has to hold after something that concerns no core.
+    pub(super) fn inspect_plugin(&self, store_id: u64) -> Checked {
+        let Some(run) = self.stores.get(&store_id).and_then(|store| store.run.as_ref()) else { return Ok(()) };
         checks::memory_bounds::check(store_id, &self.plan.preload, run.plugin.status(), &run.engine)
     }
 }

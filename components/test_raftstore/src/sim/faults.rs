@@ -39,7 +39,8 @@ impl World {
     pub(super) fn on_partition_due(&mut self) {
         let Some(every) = self.plan.partition_every else { return };
         let all = 1..=self.plan.stores;
-        let store_id = self.rng.range(1, self.plan.stores);
+        let sluggish = self.plan.sluggish_store().filter(|_| self.rng.percent(50));
+        let store_id = sluggish.unwrap_or_else(|| self.rng.range(1, self.plan.stores));
         let others = all.filter(|other| *other != store_id);
         let links: Vec<(u64, u64)> = match self.rng.range(0, 3) {
             0 => others.flat_map(|other| [(store_id, other), (other, store_id)]).collect(),

@@ -122,7 +122,7 @@ impl World {
         if let Some(run) = self.running(to_store) {
             run.core.handle(Input::RaftMessage(message));
         }
-        self.inspect(to_store)
+        self.inspect_plugin(to_store)
     }
 
     /// An offer of leadership arrives.

@@ -82,9 +82,9 @@ impl World {
                 Some(learner) => (ConfChangeType::AddNode, learner),
                 None => return self.move_leader(store_id, &region),
             },
-            6..=8 => match self.rng.pick(&others).cloned() {
+            6..=8 => match self.pick_to_remove(region.get_id(), &others) {
                 Some(peer) if is_learner(&&peer) || voters > VOTERS_KEPT => {
-                    if self.rng.percent(30) {
+                    if self.rng.percent(40) {
                         return self.replace(store_id, &region, &peer);
                     }
                     (ConfChangeType::RemoveNode, peer)
@@ -96,6 +96,19 @@ impl World {
         };
         trace!(self, "store {store_id} is asked for {change:?} of peer {} on {}", peer.get_id(), peer.get_store_id());
         self.admin(store_id, requests::change_peer(&region, change, peer))
+    }
+
+    /// A peer, rather one that is in the middle of something.
+    fn pick_to_remove(&mut self, region_id: u64, others: &[Peer]) -> Option<Peer> {
+        let is_rather_busy = self.rng.percent(60);
+        let is_busy = |peer: &&Peer| {
+            let run = self.stores.get(&peer.get_store_id()).and_then(|store| store.run.as_ref());
+            let status = run.and_then(|run| run.core.status(region_id));
+            Some(peer.get_store_id()) == self.plan.sluggish_store()
+                || status.is_some_and(|status| status.applying_snapshot)
+        };
+        let busy = others.iter().find(is_busy).filter(|_| is_rather_busy).cloned();
+        busy.or_else(|| self.rng.pick(others).cloned())
     }
 
     /// Splits a region at one to three keys; either end keeps its id.
@@ -125,9 +138,11 @@ impl World {
         let ids: Vec<u64> = pieces.iter().map(|piece| piece.region_id).collect();
         trace!(self, "store {store_id} is asked to split {ids:?} off region {}", region.get_id());
         self.admin(store_id, requests::batch_split(region, &pieces, right_derive))?;
-        if self.rng.percent(30) {
-            // Preload requests and a change of members meet the split.
-            self.move_leader(store_id, region)?;
+        if let Some(sluggish) = self.plan.sluggish_store() {
+            // The new region's members change before that store knows the region.
+            let delay = self.plan.network.latency * 12;
+            let events = ids.into_iter().map(|region_id| Event::Replace { region_id, to_store: sluggish });
+            events.for_each(|event| self.schedule(delay, event));
         }
         Ok(())
     }
@@ -142,12 +157,14 @@ impl World {
         Ok(())
     }
 
-    /// Adds the newer peer.
+    /// The region gets a newer peer on `to_store`; one that is there goes first.
     pub(super) fn on_replace(&mut self, region_id: u64, to_store: u64) -> Checked {
         let leader = self.leaders().into_iter().find(|(_, status)| status.region.get_id() == region_id);
-        let Some((store_id, status)) = leader else { return Ok(()) };
-        if self.is_healed || peer_on(&status.region, to_store).is_some() {
-            return Ok(());
+        let Some((store_id, status)) = leader.filter(|_| !self.is_healed) else { return Ok(()) };
+        if let Some(older) = peer_on(&status.region, to_store) {
+            let voters = status.region.get_peers().iter().filter(|peer| peer.get_role() == PeerRole::Voter).count();
+            let may_go = to_store != store_id && voters > VOTERS_KEPT;
+            return if may_go { self.replace(store_id, &status.region, older) } else { Ok(()) };
         }
         let peer = new_peer(to_store, self.placement.next_peer_id());
         trace!(self, "store {store_id} is asked to add peer {} in its place", peer.get_id());

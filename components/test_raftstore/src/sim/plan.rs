@@ -166,13 +166,21 @@ impl Plan {
         // A disabled engine: either the plugin is told so, or it finds out, but then nobody asks: see the check.
         let is_told = rng.percent(50);
         preload.enabled = setup == Setup::Full || is_told;
+        let sluggish = if rng.percent(40) { Some(Sluggish::draw(rng, stores)) } else { None };
+        // Short logs have snapshots overtake a sluggish applier.
+        let applies_late = sluggish.is_some_and(|sluggish| sluggish.worker == SluggishWorker::Apply);
+        let (log_gc_ticks, log_gc_threshold) = match (applies_late, rng.percent(80)) {
+            (true, _) => (rng.range(5, 8), rng.range(1, 3)),
+            (false, true) => (rng.range(5, 40), rng.range(1, 15)),
+            (false, false) => (rng.range(5, 40), 1_000),
+        };
         Self {
             stores,
             voters: if rng.percent(70) { 3 } else { rng.range(1, stores) },
             election_ticks,
             stale_peer_ticks: rng.range(21, 60) as usize,
-            log_gc_ticks: rng.range(5, 40) as usize,
-            log_gc_threshold: if rng.percent(80) { rng.range(1, 15) } else { 1_000 },
+            log_gc_ticks: log_gc_ticks as usize,
+            log_gc_threshold,
             safety_phase: Duration::from_millis(rng.range(4_000, 10_000)),
             network: NetworkPlan {
                 latency: Duration::from_micros(rng.range(200, 20_000)),
@@ -187,7 +195,7 @@ impl Plan {
             snapshot: Pace::draw(rng),
             load: Pace::draw(rng),
             plugin: Pace::draw(rng),
-            sluggish: if rng.percent(40) { Some(Sluggish::draw(rng, stores)) } else { None },
+            sluggish,
             crash_every: often(rng, 60, 500, 4_000),
             partition_every: often(rng, 50, 500, 4_000),
             placement_every: Duration::from_millis(rng.range(150, 1_500)),
@@ -217,6 +225,11 @@ impl Plan {
         (self.log, self.apply, self.snapshot) = (Pace::QUICK, Pace::QUICK, Pace::QUICK);
         (self.load, self.plugin, self.sluggish) = (Pace::QUICK, Pace::QUICK, None);
         (self.crash_every, self.partition_every, self.crash_at_effect) = (None, None, 0);
+    }
+
+    /// The store with a sluggish worker. It gets more than its share of what may meet that.
+    pub(super) fn sluggish_store(&self) -> Option<u64> {
+        self.sluggish.map(|sluggish| sluggish.store_id)
     }
 
     pub(super) fn pace(&self, store_id: u64, worker: Worker) -> Pace {

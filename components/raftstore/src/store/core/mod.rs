@@ -168,8 +168,11 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             // creates it again, with the Raft state that it had.
             let snapshot = store.log.pending_snapshot(*region_id)?;
             let snapshot = snapshot.map(|raw| parse_pending_snapshot(*region_id, &raw)).transpose()?;
-            if !store.clear_log_of_destroyed(*region_id, snapshot.as_ref())
-                && let Some(snapshot) = snapshot
+            if store.clear_log_of_destroyed(*region_id, snapshot.as_ref()) {
+                continue;
+            }
+            if let Some(snapshot) = snapshot
+                && !store.forget_installed(kv, &snapshot, regions.contains_key(region_id))?
             {
                 snapshots.insert(*region_id, snapshot);
             }

@@ -6,10 +6,14 @@
 //!    on the snapshot says what the region is, also after a restart.
 //! 3. That write is durable: the region's metadata is the snapshot's. Observers are told [`RegionChangeEvent::Create`].
 //! 4. Once everything older has left the applier, the snapshot worker replaces the data.
-//! 5. The applier starts anew, with the entries that were committed meanwhile.
+//! 5. The applier starts anew, with the entries that were committed meanwhile, and the log is told to forget the snapshot.
+//!
+//! A restart takes up from 4 if the data engine has applied less than the snapshot holds. If it has not, the snapshot is
+//! in place, whatever the log says: it learns of that late.
 //!
 //! # Invariants
-//! Between 3 and 5 the disk does not match the metadata: nothing is read from it and nothing applied to it.
+//! - Between 3 and 5 the disk does not match the metadata: nothing is read from it and nothing applied to it.
+//! - A snapshot is never put in place over what was applied behind it.
 
 use std::sync::{
     Arc,
@@ -32,8 +36,8 @@ use crate::{
     Error, Result,
     coprocessor::RegionChangeEvent,
     store::{
-        Snapshot,
-        local_state::apply_state_at,
+        SnapKey, Snapshot,
+        local_state::{apply_state_at, load_apply_state},
         region::{find_peer, is_initialized},
     },
 };
@@ -255,8 +259,23 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         self.dirty.insert(region_id);
     }
 
-    /// After a restart: the peer has accepted `snapshot`, and whether its data is in the engine is unknown. What was there
-    /// before is the region itself and the regions that it absorbs.
+    /// After a restart: whether the data of `snapshot` is in the engine, which has metadata of the region if `is_known`. The
+    /// snapshot is forgotten then. What was applied behind it may be a split: put in place again, it would take the new
+    /// regions' data.
+    pub(super) fn forget_installed(&mut self, kv: &E, snapshot: &Snapshot, is_known: bool) -> Result<bool> {
+        let SnapKey { region_id, idx, .. } = snapshot.key();
+        // Before that, no more was applied than was committed, and a snapshot is only accepted with more than that.
+        let applied = load_apply_state(kv, region_id)?.map_or(0, |state| state.get_applied_index());
+        let is_installed = is_known && applied >= idx;
+        if is_installed {
+            let batch = LogBatch { ops: vec![LogOp::PendingSnapshot { region_id, snapshot: None }] };
+            self.effects.push(Effect::WriteLog(LogWrite { batch, sync: true, answer: None }));
+        }
+        Ok(is_installed)
+    }
+
+    /// After a restart: the peer has accepted `snapshot`, and its data is not in the engine. What was there before is the
+    /// region itself and the regions that it absorbs.
     pub(super) fn resume_snapshot(
         &mut self,
         snapshot: Snapshot,

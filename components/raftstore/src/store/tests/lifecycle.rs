@@ -4,7 +4,7 @@ use engine_traits::LogStore;
 use kvproto::raft_serverpb::RaftMessage;
 use raft::eraftpb::{ConfChangeType, MessageType};
 
-use super::harness::{Harness, REGION_ID};
+use super::harness::{Harness, REGION_ID, split};
 use crate::store::{core::Input, new_peer};
 
 /// Store 1 leads alone and has data; a peer was added on store 3, and exists there without being initialized.
@@ -138,21 +138,32 @@ fn power_failure_before_the_data_is_installed_installs_it_again() {
 }
 
 #[test]
-fn power_failure_after_the_data_is_installed_does_no_harm() {
+fn power_failure_after_the_data_is_installed_does_not_install_it_again() {
     let mut harness = with_accepted_snapshot();
     harness.install_data(3);
     harness.power_failure();
-    assert!(harness.status(3).unwrap().applying_snapshot, "that it was installed was not written down");
-    harness.install_snapshot(3);
+    assert!(!harness.status(3).unwrap().applying_snapshot && harness.node(3).snapshots.is_empty());
+    assert_eq!(harness.get(3, b"k").unwrap(), b"v");
     harness.elect(1);
     harness.must_put(1, b"more", b"1");
     catch_up(&mut harness, b"more");
-    assert_eq!(harness.get(3, b"k").unwrap(), b"v");
-    // And once it was, it is not installed again.
-    harness.power_failure();
+    assert!(harness.node(3).log.pending_snapshot(REGION_ID).unwrap().is_none());
+}
+
+/// The log writer is behind: a split was applied, and the log does not know that the snapshot before it is in place.
+#[test]
+fn snapshot_is_not_installed_again_over_what_a_split_has_made_of_the_region() {
+    let mut harness = with_accepted_snapshot();
+    harness.must(1, split(b"m", 2, 2));
+    harness.node(3).hold_log = true;
+    harness.install_snapshot(3);
+    assert_eq!(harness.peers(3), 2, "the split was applied");
+    harness.restart(3);
     assert!(harness.node(3).snapshots.is_empty());
-    harness.elect(1);
-    harness.tick_until("store 3 to be up to date", |harness| harness.get(3, b"more").is_some());
+    assert_eq!(harness.peers(3), 2);
+    assert_eq!(harness.status(3).unwrap().region.get_start_key(), b"m");
+    harness.must_put(1, b"more", b"1");
+    catch_up(&mut harness, b"more");
 }
 
 #[test]

@@ -86,7 +86,7 @@ impl World {
         } else if kind == MessageType::MsgTimeoutNow {
             self.coverage.hit(Seam::LeaderTransferred);
         } else if kind == MessageType::MsgTransferLeader {
-            self.note_offer(to_store, &message);
+            return self.deliver_offer(to_store, message);
         } else if kind == MessageType::MsgSnapshot {
             self.wake_plugin(to_store, Duration::ZERO);
             let is_applying = |world: &Self| {
@@ -125,12 +125,24 @@ impl World {
         self.inspect_plugin(to_store)
     }
 
-    /// An offer of leadership arrives.
-    fn note_offer(&mut self, store_id: u64, message: &RaftMessage) {
+    /// An offer of leadership arrives, which may be one that the store ignores.
+    fn deliver_offer(&mut self, store_id: u64, message: Box<RaftMessage>) -> Checked {
+        self.settle(store_id)?;
         let raft = message.get_message();
         let (region_id, leader_peer_id, term) = (message.get_region_id(), raft.get_from(), raft.get_term());
-        let offer = Offer { store_id, region_id, leader_peer_id, term };
-        self.checks.transfers.on_offer(offer, !raft.get_context().is_empty(), self.now);
+        let says_warm = !raft.get_context().is_empty();
+        let status = self.running(store_id).and_then(|run| run.core.status(region_id));
+        let is_taken = status.is_some_and(|status| {
+            (status.leader_id, status.term) == (leader_peer_id, term)
+                && !status.is_leader()
+                && !status.applying_snapshot
+                && status.is_initialized()
+        });
+        if is_taken {
+            let offer = Offer { store_id, region_id, leader_peer_id, term };
+            self.checks.transfers.on_offer(offer, says_warm, self.now);
+        }
+        self.input_now(store_id, Input::RaftMessage(message))
     }
 
     /// An offer of leadership is acknowledged, if `message` says that.

@@ -24,7 +24,7 @@ pub(in crate::sim) struct Offer {
 
 #[derive(Default)]
 pub(in crate::sim) struct Transfers {
-    /// Those without an acknowledgement: since when, and whether the leader says that the region is warm.
+    /// Those without an acknowledgement: since when, and whether the last one said that the region is warm.
     offered: BTreeMap<Offer, (Duration, bool)>,
 }
 
@@ -33,7 +33,7 @@ const LOADS_LOST: u32 = 1;
 
 impl Transfers {
     pub(in crate::sim) fn on_offer(&mut self, offer: Offer, says_warm: bool, now: Duration) {
-        self.offered.entry(offer).or_insert((now, false)).1 |= says_warm;
+        self.offered.entry(offer).or_insert((now, false)).1 = says_warm;
     }
 
     pub(in crate::sim) fn on_crash(&mut self, store_id: u64) {

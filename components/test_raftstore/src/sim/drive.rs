@@ -129,7 +129,7 @@ impl World {
                     trace!(self, "store {store_id} destroys peer {peer_id} of region {region_id}");
                     self.coverage.hit(match &**remains {
                         _ if peer_id == 0 => Seam::DestroyResumed,
-                        Remains { replaced: Some(_), .. } => Seam::DestroyedWithSnapshot,
+                        Remains { replaced, .. } if !replaced.is_empty() => Seam::DestroyedWithSnapshot,
                         Remains { region, .. } if region.get_peers().is_empty() => Seam::UninitializedDestroyed,
                         _ => Seam::PeerRemoved,
                     });
@@ -299,7 +299,7 @@ impl World {
                             }
                         }
                         Change::CompactLog { .. } => coverage.hit(Seam::LogCompacted),
-                        Change::Membership { .. } => {}
+                        _ => {}
                     }
                 }
             }

@@ -8,7 +8,7 @@ use kvproto::{
     raft_serverpb::{PeerState, RaftApplyState, RaftLocalState, RaftMessage, RegionLocalState},
 };
 use raft::{
-    RawNode, StateRole,
+    ProgressState, RawNode, StateRole,
     eraftpb::{Entry, HardState, Message, MessageType},
 };
 
@@ -296,7 +296,19 @@ impl<L: LogStore> Peer<L> {
             applied_index: self.reported_index,
             applying_snapshot: self.accepted_snapshot.is_some(),
             merging: self.merge.is_some(),
+            pending_peers: self.pending_peers(),
         }
+    }
+
+    fn pending_peers(&self) -> Vec<u64> {
+        if !self.is_leader() {
+            return Vec::new();
+        }
+        let progress = self.node.raft.prs().iter();
+        let pending = progress.filter(|(_, progress)| progress.state != ProgressState::Replicate);
+        let mut ids: Vec<u64> = pending.map(|(id, _)| *id).filter(|id| *id != self.meta.get_id()).collect();
+        ids.sort_unstable();
+        ids
     }
 }
 

@@ -3,7 +3,8 @@
 //! # How it works
 //! A peer that has not heard of its leader for `raft-stale-peer-check-ticks` asks the others by `MsgCheckStalePeer`. One
 //! that knows of a later membership without the asker, or that the region was merged away, answers with a tombstone message
-//! ([`super::message`]). A voter is told when it campaigns as well; a learner and an uninitialized peer never do.
+//! ([`super::message`]). A voter is told when it campaigns as well; a learner and an uninitialized peer never do. Where the
+//! region has moved on to other stores altogether, nobody is left to ask: then the placement, if there is one, sends it.
 //!
 //! # What it must not do
 //! Conclude anything from silence: a peer that nobody answers may be one that is cut off.

@@ -56,8 +56,11 @@ fn added_peer_is_initialized_by_a_snapshot_and_follows() {
     let status = wait::until_some("a peer on store 2", || cluster.status(2, REGION_ID));
     assert!(!status.is_initialized(), "nothing but a snapshot initializes it");
     wait::until("a snapshot on its way", || !hold.is_empty());
+    let pending = || cluster.wait_for_leader(REGION_ID).status.pending_peers;
+    assert_eq!(pending(), [1002]);
     hold.release(cluster.network());
     cluster.wait_for_value(2, b"before", b"1");
+    wait::until("the leader to see that it follows", || pending().is_empty());
     cluster.must_put(REGION_ID, b"after", b"2");
     cluster.wait_for_value(2, b"after", b"2");
     // A learner becomes a voter, and may lead.

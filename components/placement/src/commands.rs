@@ -49,8 +49,8 @@ pub fn transfer_leader(region: &Region, to: Peer) -> RaftCmdRequest {
 }
 
 /// Begins to merge `source` into `target`; the leader fills in from where the others need its log.
-pub fn prepare_merge(source: &Region, target: Region) -> RaftCmdRequest {
-    admin(source, AdminCmdType::PrepareMerge, |admin| admin.mut_prepare_merge().set_target(target))
+pub fn prepare_merge(source: &Region, target: &Region) -> RaftCmdRequest {
+    admin(source, AdminCmdType::PrepareMerge, |admin| admin.mut_prepare_merge().set_target(target.clone()))
 }
 
 fn admin(region: &Region, cmd_type: AdminCmdType, fill: impl FnOnce(&mut AdminRequest)) -> RaftCmdRequest {

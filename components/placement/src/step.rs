@@ -142,7 +142,7 @@ pub(crate) fn look_at_merge(source: &Region, target: &Region, directory: &Direct
             Some(heard) if heard.region.get_region_epoch() != target.get_region_epoch() => {
                 changed(target, &heard.region)
             }
-            Some(heard) => Look::Command(Box::new(commands::prepare_merge(now, heard.region.clone()))),
+            Some(heard) => Look::Command(Box::new(commands::prepare_merge(now, &heard.region))),
         },
         1 => Look::Waiting(format!("region {target_id} to take over; the merge is prepared")),
         _ => Look::Failed(Error::RolledBack { source_id, target_id }),

@@ -8,7 +8,7 @@ use std::{
     any::Any,
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -21,6 +21,7 @@ use kvproto::{
     metapb::{Peer, Region},
     raft_cmdpb::{RaftCmdRequest, RaftCmdResponse, Request},
 };
+use placement::{FileStorage, Ids, Placement, PlacementHandle};
 use raft::eraftpb::ConfChangeType;
 use raft_log_engine::{RaftLogConfig, RaftLogEngine};
 use raftstore::{
@@ -35,6 +36,7 @@ use raftstore::{
 use tikv_util::config::ReadableDuration;
 
 use crate::{
+    client::Client,
     network::{Network, NetworkTransport},
     requests, wait,
 };
@@ -70,6 +72,7 @@ pub struct ClusterConfig {
     /// Stores of the first region's voters; the other stores are empty at first.
     pub first_region_on: Vec<u64>,
     pub raftstore: Config,
+    pub placement: placement::Config,
     pub cache: RegionCacheEngineConfig,
     /// Where the data is; a temporary directory if `None`.
     pub data_dir: Option<PathBuf>,
@@ -83,6 +86,7 @@ impl Default for ClusterConfig {
             first_region_on: vec![1, 2, 3],
             // Elections within half a second: faster tests, on disks that are faster than that.
             raftstore: Config { raft_base_tick_interval: ReadableDuration::millis(20), ..Config::default() },
+            placement: placement::Config::default(),
             cache: RegionCacheEngineConfig { enabled: true, ..Default::default() },
             data_dir: None,
             plugins: Vec::new(),
@@ -98,6 +102,7 @@ struct Node {
 
 pub struct Cluster {
     config: ClusterConfig,
+    placement: OnceLock<placement::Driver>,
     network: Network<Kv>,
     nodes: BTreeMap<u64, Node>,
     dir: PathBuf,
@@ -120,8 +125,14 @@ impl Cluster {
             }
         };
         let stores = config.stores;
-        let mut cluster =
-            Self { config, network: Network::default(), nodes: BTreeMap::new(), dir, _temp_dir: temp_dir };
+        let mut cluster = Self {
+            config,
+            placement: OnceLock::new(),
+            network: Network::default(),
+            nodes: BTreeMap::new(),
+            dir,
+            _temp_dir: temp_dir,
+        };
         for store_id in 1..=stores {
             cluster.start_store(store_id)?;
         }
@@ -195,6 +206,30 @@ impl Cluster {
     pub fn restart_store(&mut self, store_id: u64) -> Result<()> {
         self.stop_store(store_id);
         self.start_store(store_id)
+    }
+
+    /// The cluster's placement. It runs from the first call on, which waits until it knows all regions.
+    ///
+    /// # Panics
+    /// When it cannot be started, or regions have no leaders within the deadline.
+    pub fn placement(&self) -> &PlacementHandle {
+        let placement = self.placement.get_or_init(|| {
+            let ids = Ids::open(FileStorage::new(self.dir.join("placement-ids"))).expect("the file of ids is readable");
+            let core = Placement::new(self.config.placement.clone(), ids);
+            let interval = self.config.raftstore.raft_base_tick_interval.0;
+            placement::Driver::start(core, self.network.clone(), interval).expect("a thread can be started")
+        });
+        let placement = placement.handle();
+        wait::until("the placement to know all regions", || {
+            let knows_all = |placement: &mut Placement| placement.directory().covers(&Region::default(), |_| true);
+            placement.with(knows_all).expect("it runs as long as the cluster")
+        });
+        placement
+    }
+
+    /// A client that finds its way by the cluster's [`placement`](Self::placement).
+    pub fn client(&self) -> Client {
+        Client::new(self.network.clone(), self.placement().clone())
     }
 
     pub fn network(&self) -> &Network<Kv> {

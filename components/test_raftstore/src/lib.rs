@@ -1,16 +1,19 @@
 //! Raft clusters in one process, on real threads, engines and disks, with a network that can be interfered with.
 //!
 //! - [`Cluster`]: starts, stops and restarts stores, and talks to them as a client would.
+//! - [`Client`]: reads and writes keys wherever the cluster's placement says that they are.
 //! - [`Network`]: delivers messages between the stores of a process; [`Filter`]s drop, change or hold them.
 //! - [`requests`]: builds commands.
 //! - [`sim`]: a deterministic simulator of a cluster, on disks in memory, without threads.
 //! - [`wait`]: waits for a condition, with a deadline.
 
+mod client;
 mod cluster;
 mod network;
 pub mod requests;
 pub mod sim;
 pub mod wait;
 
+pub use client::Client;
 pub use cluster::{Cluster, ClusterConfig, Kv, Log, NodeContext, PeerStatusOn, Plugin, REGION_ID, first_peer_id};
 pub use network::{Filter, Hold, Network, NetworkTransport, Verdict};

@@ -7,14 +7,18 @@
 //! # Invariants
 //! Messages between two stores arrive in the order in which they were sent, except for those that a filter holds.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use engine_traits::KvEngine;
-use kvproto::raft_serverpb::RaftMessage;
+use kvproto::{
+    raft_cmdpb::{RaftCmdRequest, RaftCmdResponse},
+    raft_serverpb::RaftMessage,
+};
 use parking_lot::{Mutex, RwLock};
+use placement::RefusalCallback;
 use raftstore::{
     Error, Result,
-    store::{StoreHandle, Transport},
+    store::{PeerStatus, StoreHandle, Transport},
 };
 
 /// What a filter does with a message.
@@ -42,7 +46,7 @@ impl<F: Fn(&mut RaftMessage) -> Verdict + Send + Sync> Filter for F {
 pub struct Network<E: KvEngine>(Arc<Inner<E>>);
 
 struct Inner<E: KvEngine> {
-    stores: RwLock<HashMap<u64, StoreHandle<E>>>,
+    stores: RwLock<BTreeMap<u64, StoreHandle<E>>>,
     filters: RwLock<Vec<Arc<dyn Filter>>>,
 }
 
@@ -65,6 +69,11 @@ impl<E: KvEngine> Network<E> {
 
     pub fn disconnect(&self, store_id: u64) {
         self.0.stores.write().remove(&store_id);
+    }
+
+    /// The store, if it is connected.
+    pub fn store(&self, store_id: u64) -> Option<StoreHandle<E>> {
+        self.0.stores.read().get(&store_id).cloned()
     }
 
     pub fn transport(&self) -> NetworkTransport<E> {
@@ -99,8 +108,35 @@ impl<E: KvEngine> Network<E> {
     /// # Errors
     /// When the receiver is not connected.
     pub fn deliver(&self, message: RaftMessage) -> Result<()> {
-        let receiver = self.0.stores.read().get(&message.get_to_peer().get_store_id()).cloned();
-        receiver.ok_or(Error::Stopped)?.deliver(message)
+        self.store(message.get_to_peer().get_store_id()).ok_or(Error::Stopped)?.deliver(message)
+    }
+}
+
+/// For so long one store may keep the placement from looking at the others.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The placement's way to the stores leads past all filters: they are for what stores send.
+impl<E: KvEngine> placement::Stores for Network<E> {
+    fn statuses(&self) -> Vec<(u64, Vec<PeerStatus>)> {
+        let stores: Vec<StoreHandle<E>> = self.0.stores.read().values().cloned().collect();
+        let status = |store: StoreHandle<E>| Some((store.store_id(), store.statuses(STATUS_TIMEOUT).ok()?));
+        stores.into_iter().filter_map(status).collect()
+    }
+
+    fn command(&self, store_id: u64, command: RaftCmdRequest, refused: RefusalCallback) {
+        if let Some(store) = self.store(store_id) {
+            let answer = move |mut response: RaftCmdResponse| {
+                if response.get_header().has_error() {
+                    refused(response.mut_header().take_error().take_message());
+                }
+            };
+            // A store that has stopped loses it.
+            let _ = store.command(command, Box::new(answer));
+        }
+    }
+
+    fn deliver(&self, message: RaftMessage) {
+        let _ = Network::deliver(self, message);
     }
 }
 

@@ -2,18 +2,10 @@
 
 use engine_traits::Cf;
 use kvproto::{
-    metapb::{Peer, Region},
-    raft_cmdpb::{AdminCmdType, CmdType, RaftCmdRequest, RaftRequestHeader, Request, SplitRequest},
+    metapb::Region,
+    raft_cmdpb::{AdminCmdType, CmdType, RaftCmdRequest, Request, SplitRequest},
 };
-use raft::eraftpb::ConfChangeType;
-
-/// The header of a command or read for `region` as its sender knows it.
-pub fn header(region: &Region) -> RaftRequestHeader {
-    let mut header = RaftRequestHeader::default();
-    header.set_region_id(region.get_id());
-    header.set_region_epoch(region.get_region_epoch().clone());
-    header
-}
+pub use placement::commands::{change_peer, header, prepare_merge as merge, transfer_leader};
 
 /// A command with `requests` for `region`.
 pub fn write(region: &Region, requests: Vec<Request>) -> RaftCmdRequest {
@@ -49,16 +41,6 @@ pub fn delete_range(cf: Cf, start: &[u8], end: &[u8]) -> Request {
     request
 }
 
-pub fn change_peer(region: &Region, change_type: ConfChangeType, peer: Peer) -> RaftCmdRequest {
-    let mut command = RaftCmdRequest::default();
-    command.set_header(header(region));
-    let admin = command.mut_admin_request();
-    admin.set_cmd_type(AdminCmdType::ChangePeer);
-    admin.mut_change_peer().set_change_type(change_type);
-    admin.mut_change_peer().set_peer(peer);
-    command
-}
-
 /// Splits `region` at `key`. What is below it becomes the region `new_region_id`, with `new_peer_ids` in the order of
 /// the region's peers.
 pub fn split(region: &Region, key: &[u8], new_region_id: u64, new_peer_ids: &[u64]) -> RaftCmdRequest {
@@ -89,24 +71,5 @@ pub fn batch_split(region: &Region, pieces: &[NewRegion], right_derive: bool) ->
         split.set_new_peer_ids(piece.peer_ids.clone());
         admin.mut_splits().mut_requests().push(split);
     }
-    command
-}
-
-/// Merges `source` into `target`.
-pub fn merge(source: &Region, target: &Region) -> RaftCmdRequest {
-    let mut command = RaftCmdRequest::default();
-    command.set_header(header(source));
-    let admin = command.mut_admin_request();
-    admin.set_cmd_type(AdminCmdType::PrepareMerge);
-    admin.mut_prepare_merge().set_target(target.clone());
-    command
-}
-
-pub fn transfer_leader(region: &Region, to: Peer) -> RaftCmdRequest {
-    let mut command = RaftCmdRequest::default();
-    command.set_header(header(region));
-    let admin = command.mut_admin_request();
-    admin.set_cmd_type(AdminCmdType::TransferLeader);
-    admin.mut_transfer_leader().set_peer(to);
     command
 }

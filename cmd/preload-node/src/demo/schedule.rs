@@ -74,6 +74,7 @@ impl Schedule {
             cache,
             data_dir: Some(dir.to_owned()),
             plugins: vec![plugin],
+            ..ClusterConfig::default()
         };
         let cluster = Cluster::start(config).map_err(Error::store("start the stores"))?;
         let held = Hold::new(|message| {

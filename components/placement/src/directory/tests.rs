@@ -58,7 +58,7 @@ fn play(changes: &[Change]) -> Model {
                 };
                 let Some(target) = model.regions.values().find(is_next) else { continue };
                 let target = target.region.clone();
-                let command = with_peer(commands::prepare_merge(&source.region, target), &source);
+                let command = with_peer(commands::prepare_merge(&source.region, &target), &source);
                 if model.execute(source.leader.get_store_id(), &command).is_ok() {
                     let id = source.region.get_id();
                     if rolls_back { model.roll_back_merge(id) } else { model.commit_merge(id) }

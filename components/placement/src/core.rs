@@ -17,6 +17,8 @@
 //! Read a clock, draw random numbers but the scheduler's from its seed, send, or wait. It reserves ids through
 //! [`IdStorage`](crate::IdStorage), some hundred operators at a time.
 
+mod evict;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use kvproto::{raft_cmdpb::RaftCmdRequest, raft_serverpb::RaftMessage};
@@ -62,12 +64,6 @@ pub enum Effect {
     Ended { operator: OperatorId, outcome: Result<()> },
 }
 
-/// Leaders are kept away from a store; who waits for the last one to be gone.
-#[derive(Default)]
-struct Eviction {
-    waiting: Option<(OperatorId, Duration)>,
-}
-
 /// See the [module](self).
 pub struct Placement {
     config: Config,
@@ -76,7 +72,7 @@ pub struct Placement {
     operators: BTreeMap<OperatorId, Operator>,
     /// Regions that operators act or count on.
     busy: BTreeMap<u64, OperatorId>,
-    evictions: BTreeMap<u64, Eviction>,
+    evictions: BTreeMap<u64, evict::Eviction>,
     scheduler: Scheduler,
     last_operator: u64,
     now: Duration,
@@ -212,30 +208,6 @@ impl Placement {
         self.directory.set_store_state(store_id, state);
     }
 
-    /// Keeps leaders away from the store from now on, until [`stop_evicting`](Self::stop_evicting). The operator ends when
-    /// the whole key space is known to be led by other stores.
-    ///
-    /// When it fails, leaders are kept away all the same.
-    pub fn evict_leaders(&mut self, store_id: u64) -> OperatorId {
-        let id = self.next_operator();
-        self.directory.set_leaders_evicted(store_id, true);
-        let before = self.evictions.entry(store_id).or_default().waiting.replace((id, self.now));
-        if let Some((operator, _)) = before {
-            let outcome = Err(Error::Cancelled(format!("operator {id} takes its place")));
-            self.effects.push(Effect::Ended { operator, outcome });
-        }
-        id
-    }
-
-    /// Lets the store lead again.
-    pub fn stop_evicting(&mut self, store_id: u64) {
-        self.directory.set_leaders_evicted(store_id, false);
-        if let Some(Eviction { waiting: Some((operator, _)) }) = self.evictions.remove(&store_id) {
-            let outcome = Err(Error::Cancelled(format!("store {store_id} may lead again")));
-            self.effects.push(Effect::Ended { operator, outcome });
-        }
-    }
-
     fn advance_to(&mut self, now: Duration) {
         self.now = self.now.max(now);
         self.directory.advance_to(self.now);
@@ -269,53 +241,6 @@ impl Placement {
             Err(error) => warn!("operator failed"; "operator" => %operator, "err" => %error),
         }
         self.effects.push(Effect::Ended { operator: id, outcome });
-    }
-
-    /// Moves leaders away from the stores that are to lead nothing.
-    fn evict(&mut self) {
-        let mut on_their_way: BTreeMap<u64, usize> = BTreeMap::new();
-        for operator in self.operators.values() {
-            if let Request::TransferLeader { to_store, .. } = operator.request {
-                *on_their_way.entry(to_store).or_default() += 1;
-            }
-        }
-        let stores: Vec<u64> = self.evictions.keys().copied().collect();
-        for store_id in stores {
-            let mut transfers = Vec::new();
-            let mut left = Vec::new();
-            for known in self.directory.led_by(store_id) {
-                let region_id = known.region.get_id();
-                left.push(region_id);
-                let coming = |store_id| on_their_way.get(&store_id).copied().unwrap_or(0);
-                let to_store = self.directory.next_leader(known, coming).map(|peer| peer.get_store_id());
-                if let Some(to_store) = to_store.filter(|_| !self.busy.contains_key(&region_id)) {
-                    *on_their_way.entry(to_store).or_default() += 1;
-                    transfers.push(Request::TransferLeader { region_id, to_store });
-                }
-            }
-            for transfer in transfers {
-                if let Err(error) = self.start(transfer) {
-                    warn!("cannot evict leader"; "store_id" => store_id, "err" => %error);
-                }
-            }
-            let Some(eviction) = self.evictions.get_mut(&store_id) else { continue };
-            let Some((operator, since)) = eviction.waiting else { continue };
-            let everything = kvproto::metapb::Region::default();
-            let outcome = if left.is_empty() && self.directory.covers(&everything, |_| true) {
-                Ok(())
-            } else if self.now >= since + self.config.operator_timeout {
-                Err(Error::TimedOut {
-                    timeout: self.config.operator_timeout,
-                    progress: "1 of 1".into(),
-                    step: format!("evict leaders from store {store_id}"),
-                    waiting_for: format!("regions {left:?} are led by it"),
-                })
-            } else {
-                continue;
-            };
-            eviction.waiting = None;
-            self.effects.push(Effect::Ended { operator, outcome });
-        }
     }
 }
 

@@ -227,13 +227,16 @@ impl Directory {
         self.regions().filter(move |known| known.leader.get_store_id() == store_id)
     }
 
-    /// Whether `peer` of the region may lead it: a voter that has caught up, on a store from which leaders are not evicted.
-    pub fn can_lead(&self, known: &RegionHeartbeat, peer: &Peer) -> bool {
+    /// Whether `peer` may lead its region: a voter on a store from which leaders are not evicted.
+    pub fn may_lead(&self, peer: &Peer) -> bool {
         let store_id = peer.get_store_id();
-        !is_learner(peer)
-            && !known.pending_peers.contains(&peer.get_id())
-            && self.is_available(store_id)
-            && !self.stores.get(&store_id).is_some_and(|store| store.leaders_evicted)
+        let evicts = self.stores.get(&store_id).is_some_and(|store| store.leaders_evicted);
+        !is_learner(peer) && self.is_available(store_id) && !evicts
+    }
+
+    /// Whether `peer` [may lead](Self::may_lead) the region and has caught up.
+    pub fn can_lead(&self, known: &RegionHeartbeat, peer: &Peer) -> bool {
+        self.may_lead(peer) && !known.pending_peers.contains(&peer.get_id())
     }
 
     /// The peer that is best given the region's leadership, other than the leader: on the store that leads the fewest,

@@ -194,16 +194,18 @@ impl Operator {
             let known = directory.region(region_id);
             let look = match (step, known) {
                 (Step::Merge { source, target }, _) => look_at_merge(source, target, directory),
-                (Step::Split { region, .. }, _) if is_split(region, directory) => Look::Finished,
+                (Step::Split { region, keys, .. }, _) if is_split(region, keys, directory) => Look::Finished,
                 // The new regions may be heard first; all together they take the place of this one.
                 (Step::Split { .. }, None) => Look::Waiting("the split region to be heard".into()),
                 (_, None) => Look::Failed(Error::RegionGone { region_id, step: step.to_string() }),
                 (_, Some(known)) if step.is_finished(known) => Look::Finished,
-                (_, Some(known)) if epoch_of(&known.region) != self.epoch => {
-                    let splits =
-                        matches!(step, Step::Split { .. }) && self.epoch_after(step) == epoch_of(&known.region);
-                    if splits { Look::Waiting("the new regions to be heard".into()) } else { self.changed(step, known) }
+                (Step::Split { keys, .. }, Some(known))
+                    if epoch_of(&known.region) == self.epoch_after(step)
+                        && keys.last().is_some_and(|key| key == known.region.get_start_key()) =>
+                {
+                    Look::Waiting("the new regions to be heard".into())
                 }
+                (_, Some(known)) if epoch_of(&known.region) != self.epoch => self.changed(step, known),
                 (_, Some(known)) => step.look(known, directory),
             };
             if !matches!(look, Look::Finished) {
@@ -225,7 +227,10 @@ impl Operator {
                     waiting_for: format!("waiting for {}", self.waiting_for()),
                 }));
             }
-            Look::Waiting(what) => self.waiting_for = what,
+            Look::Waiting(what) => {
+                self.waiting_for = what;
+                self.refusal = None;
+            }
             Look::Command(command) if self.sent_until.is_none_or(|until| now >= until) => {
                 self.waiting_for = "the command to take effect".into();
                 self.sent_until = Some(now + retry_after);

@@ -36,8 +36,8 @@ pub(crate) fn plan(request: &Request, directory: &Directory, ids: &mut Ids) -> R
         }
         Request::TransferLeader { to_store, .. } => {
             let to = peer_on(&known.region, *to_store)?;
-            if to.get_id() != known.leader.get_id() && !directory.can_lead(known, &to) {
-                return Err(refused(known, format!("peer {} cannot lead now", to.get_id())));
+            if to.get_id() != known.leader.get_id() && !directory.may_lead(&to) {
+                return Err(refused(known, format!("peer {} may not lead", to.get_id())));
             }
             Ok(vec![Step::TransferLeader(to)])
         }

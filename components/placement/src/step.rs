@@ -95,6 +95,9 @@ impl Step {
                     None => Look::Waiting("a peer that can lead instead".into()),
                 },
             },
+            Step::TransferLeader(to) if !directory.can_lead(known, to) => {
+                Look::Waiting(format!("peer {} to be able to lead", to.get_id()))
+            }
             Step::TransferLeader(to) => Look::Command(Box::new(commands::transfer_leader(region, to.clone()))),
             Step::Split { keys, new_regions, .. } => {
                 Look::Command(Box::new(commands::split(region, keys, new_regions)))
@@ -104,9 +107,10 @@ impl Step {
     }
 }
 
-/// Whether the range of `region`, as it was before, is covered by newer regions.
-pub(crate) fn is_split(region: &Region, directory: &Directory) -> bool {
-    directory.covers(region, |piece| version(&piece.region) > version(region))
+/// Whether the range of `region`, as it was before, is covered by newer regions that meet at `keys`.
+pub(crate) fn is_split(region: &Region, keys: &[Vec<u8>], directory: &Directory) -> bool {
+    let begins = |key: &Vec<u8>| directory.region_at(key).is_some_and(|known| known.region.get_start_key() == key);
+    keys.iter().all(begins) && directory.covers(region, |piece| version(&piece.region) > version(region))
 }
 
 /// What is to be done about merging `source` into `target`, both as they were before.
@@ -116,10 +120,10 @@ pub(crate) fn is_split(region: &Region, directory: &Directory) -> bool {
 pub(crate) fn look_at_merge(source: &Region, target: &Region, directory: &Directory) -> Look {
     let (source_id, target_id) = (source.get_id(), target.get_id());
     let Some(known) = directory.region(source_id) else {
-        let merged = |piece: &RegionHeartbeat| version(&piece.region) > version(source).max(version(target));
-        return if directory.covers(source, |piece| piece.region.get_id() == target_id && merged(piece)) {
+        let is_newer = |piece: &RegionHeartbeat| version(&piece.region) > version(source).max(version(target));
+        return if directory.covers(source, |piece| piece.region.get_id() == target_id && is_newer(piece)) {
             Look::Finished
-        } else if directory.covers(source, merged) {
+        } else if directory.covers(source, is_newer) {
             // The target was split or merged on meanwhile, or another one took the source: look no closer.
             Look::Failed(Error::RegionGone { region_id: source_id, step: format!("merge into region {target_id}") })
         } else {
@@ -135,7 +139,7 @@ pub(crate) fn look_at_merge(source: &Region, target: &Region, directory: &Direct
     if (now.get_start_key(), now.get_end_key()) != (source.get_start_key(), source.get_end_key()) {
         return changed(source, now);
     }
-    match version(now) - version(source).min(version(now)) {
+    match version(now).saturating_sub(version(source)) {
         0 if now.get_region_epoch() != source.get_region_epoch() => changed(source, now),
         0 => match directory.region(target_id) {
             None => Look::Waiting(format!("region {target_id} to be heard")),

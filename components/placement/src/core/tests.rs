@@ -245,6 +245,18 @@ fn split_is_done_when_all_pieces_are_heard_in_whatever_order() {
     fixture.until_ended(operator).unwrap();
     let ends: Vec<&[u8]> = fixture.placement.directory().regions().map(|known| known.region.get_end_key()).collect();
     assert_eq!(ends, [&b"d"[..], b"p", b""]);
+    // Somebody else has split it elsewhere.
+    fixture.loses = true;
+    let operator = fixture.placement.start(Request::Split { region_id: 1, keys: vec![b"x".to_vec()] }).unwrap();
+    let known = fixture.model.heartbeat(1);
+    let new = NewRegion { region_id: 77, peer_ids: vec![71, 72, 73] };
+    let mut by_hand = crate::commands::split(&known.region, &[b"t".to_vec()], &[new]);
+    by_hand.mut_header().set_peer(known.leader);
+    fixture.model.execute(1, &by_hand).unwrap();
+    fixture.placement.on_region_heartbeat(fixture.model.heartbeat(77));
+    let error = fixture.until_ended(operator).unwrap_err();
+    assert!(error.starts_with("region 1 changed under step \"split off regions"), "{error}");
+    fixture.loses = false;
     for keys in [vec![], vec![b"p".to_vec()], vec![b"x".to_vec(), b"q".to_vec()]] {
         let error = fixture.run(Request::Split { region_id: 1, keys }).unwrap_err();
         assert!(error.contains("in ascending order within the region"), "{error}");
@@ -320,7 +332,19 @@ fn leaders_are_kept_away_from_a_store_until_they_may_come_back() {
     (0..3).for_each(|_| fixture.round());
     assert!(!leaders(&fixture).contains(&1));
     let error = fixture.run(Request::TransferLeader { region_id: 1, to_store: 1 }).unwrap_err();
-    assert!(error.contains("peer 101 cannot lead now"), "{error}");
+    assert!(error.contains("peer 101 may not lead"), "{error}");
+    fixture.placement.stop_evicting(1);
+    // One that falls behind before it has accepted is not waited for.
+    fixture.run(Request::TransferLeader { region_id: left, to_store: 1 }).unwrap();
+    fixture.loses = true;
+    let operator = fixture.placement.evict_leaders(1);
+    fixture.round();
+    assert!(fixture.sent.last().unwrap().ends_with("@2"), "{:?}", fixture.sent);
+    fixture.loses = false;
+    let peer_id = fixture.model.heartbeat(left).region.get_peers()[1].get_id();
+    fixture.model.regions.get_mut(&left).unwrap().pending_peers.push(peer_id);
+    fixture.until_ended(operator).unwrap();
+    assert_eq!(leaders(&fixture)[0], 3);
     fixture.placement.stop_evicting(1);
     fixture.run(Request::TransferLeader { region_id: 1, to_store: 1 }).unwrap();
     // With nobody else to lead, it is said which regions are left.

@@ -144,6 +144,26 @@ fn rolling_restart_with_leaders_evicted_first_loses_no_acknowledged_write() {
 }
 
 #[test]
+fn region_is_merged_back_under_load_after_it_was_moved_to_another_store() {
+    let cluster = start(4, SchedulerConfig::default());
+    let placement = cluster.placement();
+    let split = placement.split(REGION_ID, &[b"m"]).unwrap();
+    split.wait(wait::DEADLINE).unwrap();
+    let left = split.new_regions()[0].region_id;
+    let load = Load::start(&cluster);
+    placement.replace_peer(left, 2, 4).unwrap().wait(wait::DEADLINE).unwrap();
+    // Either may be the target; this one keeps the first region's id.
+    placement.merge(left, REGION_ID).unwrap().wait(wait::DEADLINE).unwrap();
+    let region = cluster.wait_for_leader(REGION_ID).status.region;
+    assert_eq!((region.get_start_key(), region.get_end_key()), (&b""[..], &b""[..]));
+    assert_eq!(stores_of(&region), BTreeSet::from([1, 2, 3]));
+    assert!(load.stop_and_check(&cluster) > 0);
+    for store_id in 1..=4 {
+        wait::until("the merged region's peers to be gone", || cluster.status(store_id, left).is_none());
+    }
+}
+
+#[test]
 fn cluster_that_is_kept_moving_serves_reads_and_writes_and_comes_to_rest_in_order() {
     let operators = 24;
     let churn = Churn {
@@ -152,7 +172,7 @@ fn cluster_that_is_kept_moving_serves_reads_and_writes_and_comes_to_rest_in_orde
         at_once: 3,
         regions_max: 8,
         split_keys: (b'a'..=b'z').map(|key| vec![key]).collect(),
-        merges: false,
+        merges: true,
     };
     let cluster = start(5, SchedulerConfig { replicas: Some(3), balance_leaders: false, churn: Some(churn) });
     let load = Load::start(&cluster);

@@ -379,6 +379,7 @@ fn peer_whose_region_has_moved_on_is_told_that_it_was_removed() {
         commit_index: 9,
         applied_index: 9,
         applying_snapshot: false,
+        merging: false,
         pending_peers: Vec::new(),
     };
     for (from, to) in [(2, 4), (1, 5), (3, 1)] {

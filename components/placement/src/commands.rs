@@ -6,10 +6,12 @@ use kvproto::{
     raft_cmdpb::{AdminCmdType, AdminRequest, RaftCmdRequest, RaftRequestHeader, SplitRequest},
 };
 
-/// The region that a split is to make, and its peers in the order of the split region's.
+/// A region that a split makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewRegion {
+    pub split_key: Vec<u8>,
     pub region_id: u64,
+    /// In the order of the split region's peers.
     pub peer_ids: Vec<u64>,
 }
 
@@ -29,16 +31,15 @@ pub fn change_peer(region: &Region, change_type: ConfChangeType, peer: Peer) -> 
     })
 }
 
-/// Splits `region` at `keys`, in ascending order. What is behind the last one keeps the region's id; what is below the
-/// n-th becomes the n-th new region.
-pub fn split(region: &Region, keys: &[Vec<u8>], new_regions: &[NewRegion]) -> RaftCmdRequest {
+/// Splits `region` at the keys of `pieces`, which ascend. With `right_derive` the last part keeps the id, else the first.
+pub fn batch_split(region: &Region, pieces: &[NewRegion], right_derive: bool) -> RaftCmdRequest {
     admin(region, AdminCmdType::BatchSplit, |admin| {
-        admin.mut_splits().set_right_derive(true);
-        for (key, new) in keys.iter().zip(new_regions) {
+        admin.mut_splits().set_right_derive(right_derive);
+        for piece in pieces {
             let mut split = SplitRequest::default();
-            split.set_split_key(key.clone());
-            split.set_new_region_id(new.region_id);
-            split.set_new_peer_ids(new.peer_ids.clone());
+            split.set_split_key(piece.split_key.clone());
+            split.set_new_region_id(piece.region_id);
+            split.set_new_peer_ids(piece.peer_ids.clone());
             admin.mut_splits().mut_requests().push(split);
         }
     })

@@ -194,7 +194,7 @@ impl Placement {
     /// The regions that a split makes; empty for another operator.
     pub fn new_regions(&self, operator: OperatorId) -> &[NewRegion] {
         match self.operators.get(&operator).and_then(|operator| operator.steps().first()) {
-            Some(Step::Split { new_regions, .. }) => new_regions,
+            Some(Step::Split { pieces, .. }) => pieces,
             _ => &[],
         }
     }

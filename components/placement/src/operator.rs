@@ -194,14 +194,14 @@ impl Operator {
             let known = directory.region(region_id);
             let look = match (step, known) {
                 (Step::Merge { source, target }, _) => look_at_merge(source, target, directory),
-                (Step::Split { region, keys, .. }, _) if is_split(region, keys, directory) => Look::Finished,
+                (Step::Split { region, pieces }, _) if is_split(region, pieces, directory) => Look::Finished,
                 // The new regions may be heard first; all together they take the place of this one.
                 (Step::Split { .. }, None) => Look::Waiting("the split region to be heard".into()),
                 (_, None) => Look::Failed(Error::RegionGone { region_id, step: step.to_string() }),
                 (_, Some(known)) if step.is_finished(known) => Look::Finished,
-                (Step::Split { keys, .. }, Some(known))
+                (Step::Split { pieces, .. }, Some(known))
                     if epoch_of(&known.region) == self.epoch_after(step)
-                        && keys.last().is_some_and(|key| key == known.region.get_start_key()) =>
+                        && pieces.last().is_some_and(|piece| piece.split_key == known.region.get_start_key()) =>
                 {
                     Look::Waiting("the new regions to be heard".into())
                 }

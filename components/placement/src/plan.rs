@@ -64,10 +64,13 @@ fn split(known: &RegionHeartbeat, keys: &[Vec<u8>], ids: &mut Ids) -> Result<Vec
     if keys.is_empty() || !ascends || !keys.iter().all(is_inside) {
         return Err(refused(known, "split keys must be in ascending order within the region".into()));
     }
-    let new_region =
-        |_| Ok(NewRegion { region_id: ids.allocate()?, peer_ids: ids.allocate_many(region.get_peers().len())? });
-    let new_regions = keys.iter().map(new_region).collect::<Result<_>>()?;
-    Ok(vec![Step::Split { region: region.clone(), keys: keys.to_vec(), new_regions }])
+    let peers = region.get_peers().len();
+    let piece = |split_key: &Vec<u8>| {
+        let (region_id, peer_ids) = (ids.allocate()?, ids.allocate_many(peers)?);
+        Ok(NewRegion { split_key: split_key.clone(), region_id, peer_ids })
+    };
+    let pieces = keys.iter().map(piece).collect::<Result<_>>()?;
+    Ok(vec![Step::Split { region: region.clone(), pieces }])
 }
 
 fn merge(

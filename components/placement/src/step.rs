@@ -32,8 +32,7 @@ pub enum Step {
     /// `region` as it was before.
     Split {
         region: Region,
-        keys: Vec<Vec<u8>>,
-        new_regions: Vec<NewRegion>,
+        pieces: Vec<NewRegion>,
     },
     /// Both regions as they were before.
     Merge {
@@ -56,7 +55,7 @@ impl Step {
     pub(crate) fn epoch_gain(&self) -> (u64, u64) {
         match self {
             Step::AddLearner(_) | Step::Promote(_) | Step::Remove(..) => (1, 0),
-            Step::Split { keys, .. } => (0, keys.len() as u64),
+            Step::Split { pieces, .. } => (0, pieces.len() as u64),
             Step::TransferLeader(_) | Step::Merge { .. } => (0, 0),
         }
     }
@@ -99,18 +98,17 @@ impl Step {
                 Look::Waiting(format!("peer {} to be able to lead", to.get_id()))
             }
             Step::TransferLeader(to) => Look::Command(Box::new(commands::transfer_leader(region, to.clone()))),
-            Step::Split { keys, new_regions, .. } => {
-                Look::Command(Box::new(commands::split(region, keys, new_regions)))
-            }
+            Step::Split { pieces, .. } => Look::Command(Box::new(commands::batch_split(region, pieces, true))),
             Step::Merge { source, target } => look_at_merge(source, target, directory),
         }
     }
 }
 
-/// Whether the range of `region`, as it was before, is covered by newer regions that meet at `keys`.
-pub(crate) fn is_split(region: &Region, keys: &[Vec<u8>], directory: &Directory) -> bool {
-    let begins = |key: &Vec<u8>| directory.region_at(key).is_some_and(|known| known.region.get_start_key() == key);
-    keys.iter().all(begins) && directory.covers(region, |piece| version(&piece.region) > version(region))
+/// Whether the range of `region`, as it was before, is covered by newer regions that meet where `pieces` end.
+pub(crate) fn is_split(region: &Region, pieces: &[NewRegion], directory: &Directory) -> bool {
+    let begins = |key: &[u8]| directory.region_at(key).is_some_and(|known| known.region.get_start_key() == key);
+    pieces.iter().all(|piece| begins(&piece.split_key))
+        && directory.covers(region, |piece| version(&piece.region) > version(region))
 }
 
 /// What is to be done about merging `source` into `target`, both as they were before.
@@ -161,8 +159,8 @@ impl std::fmt::Display for Step {
             Step::Promote(learner) => write!(f, "promote {}", peer(learner)),
             Step::Remove(removed, _) => write!(f, "remove {}", peer(removed)),
             Step::TransferLeader(to) => write!(f, "transfer leader to {}", peer(to)),
-            Step::Split { new_regions, .. } => {
-                let ids: Vec<u64> = new_regions.iter().map(|new| new.region_id).collect();
+            Step::Split { pieces, .. } => {
+                let ids: Vec<u64> = pieces.iter().map(|new| new.region_id).collect();
                 write!(f, "split off regions {ids:?}")
             }
             Step::Merge { target, .. } => write!(f, "merge into region {}", target.get_id()),

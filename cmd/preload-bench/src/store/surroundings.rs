@@ -12,10 +12,7 @@
 
 use std::{path::Path, time::Duration};
 
-use kvproto::{
-    metapb::Region,
-    raft_cmdpb::{AdminCmdType, RaftCmdRequest, SplitRequest},
-};
+use kvproto::{metapb::Region, raft_cmdpb::RaftCmdRequest};
 use test_raftstore::{Cluster, ClusterConfig, REGION_ID, requests, wait};
 
 pub(super) const STORES: u64 = 3;
@@ -61,21 +58,12 @@ pub(super) fn populate(cluster: &Cluster, regions: u32) -> Vec<Led> {
 
 /// Splits `region` at the beginnings of the regions in `numbers`; what is before each becomes a new one.
 fn batch_split(region: &Region, numbers: &[u32]) -> RaftCmdRequest {
-    let splits = numbers.iter().map(|number| {
-        let id = 1000 + u64::from(*number);
-        let mut split = SplitRequest::default();
-        split.set_split_key(prefix(*number).into_bytes());
-        split.set_new_region_id(id);
-        split.set_new_peer_ids(region.get_peers().iter().map(|peer| id * 10 + peer.get_store_id()).collect());
-        split
-    });
-    let mut command = RaftCmdRequest::default();
-    command.set_header(requests::header(region));
-    let admin = command.mut_admin_request();
-    admin.set_cmd_type(AdminCmdType::BatchSplit);
-    admin.mut_splits().set_right_derive(true);
-    admin.mut_splits().set_requests(splits.collect::<Vec<_>>().into());
-    command
+    let piece = |number: &u32| {
+        let region_id = 1000 + u64::from(*number);
+        let peer_ids = region.get_peers().iter().map(|peer| region_id * 10 + peer.get_store_id()).collect();
+        requests::NewRegion { split_key: prefix(*number).into_bytes(), region_id, peer_ids }
+    };
+    requests::batch_split(region, &numbers.iter().map(piece).collect::<Vec<_>>(), true)
 }
 
 fn spread_leaders(cluster: &Cluster, regions: u32) -> Vec<Led> {

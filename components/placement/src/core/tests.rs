@@ -166,8 +166,8 @@ fn operator_ends_with_the_reason_when_the_region_changes_under_it() {
     let operator = fixture.placement.start(replace(1, 1, 4)).unwrap();
     fixture.round();
     let known = fixture.model.heartbeat(1);
-    let new = NewRegion { region_id: 77, peer_ids: vec![71, 72, 73, 74] };
-    let mut by_hand = crate::commands::split(&known.region, &[b"m".to_vec()], &[new]);
+    let new = NewRegion { split_key: b"m".to_vec(), region_id: 77, peer_ids: vec![71, 72, 73, 74] };
+    let mut by_hand = crate::commands::batch_split(&known.region, &[new], true);
     by_hand.mut_header().set_peer(known.leader);
     fixture.model.execute(1, &by_hand).unwrap();
     let error = fixture.until_ended(operator).unwrap_err();
@@ -249,8 +249,8 @@ fn split_is_done_when_all_pieces_are_heard_in_whatever_order() {
     fixture.loses = true;
     let operator = fixture.placement.start(Request::Split { region_id: 1, keys: vec![b"x".to_vec()] }).unwrap();
     let known = fixture.model.heartbeat(1);
-    let new = NewRegion { region_id: 77, peer_ids: vec![71, 72, 73] };
-    let mut by_hand = crate::commands::split(&known.region, &[b"t".to_vec()], &[new]);
+    let new = NewRegion { split_key: b"t".to_vec(), region_id: 77, peer_ids: vec![71, 72, 73] };
+    let mut by_hand = crate::commands::batch_split(&known.region, &[new], true);
     by_hand.mut_header().set_peer(known.leader);
     fixture.model.execute(1, &by_hand).unwrap();
     fixture.placement.on_region_heartbeat(fixture.model.heartbeat(77));

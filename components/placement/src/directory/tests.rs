@@ -46,9 +46,10 @@ fn play(changes: &[Change]) -> Model {
                 }
                 leader = known.leader.get_store_id();
                 let peers = known.region.get_peers().len();
-                let mut new = || NewRegion { region_id: id(), peer_ids: (0..peers).map(|_| id()).collect() };
-                let new_regions: Vec<NewRegion> = keys.iter().map(|_| new()).collect();
-                with_peer(commands::split(&known.region, &keys, &new_regions), &known)
+                let mut new =
+                    |split_key| NewRegion { split_key, region_id: id(), peer_ids: (0..peers).map(|_| id()).collect() };
+                let pieces: Vec<NewRegion> = keys.into_iter().map(&mut new).collect();
+                with_peer(commands::batch_split(&known.region, &pieces, true), &known)
             }
             Change::Merge { region, rolls_back } => {
                 let source = pick(region);
@@ -179,8 +180,8 @@ fn deposed_leader_is_not_believed() {
 fn region_is_found_by_key_and_neighbour() {
     let mut model = Model::new(&[1, 2, 3]);
     let known = model.heartbeat(1);
-    let new = NewRegion { region_id: 2, peer_ids: vec![21, 22, 23] };
-    let split = with_peer(commands::split(&known.region, &[b"m".to_vec()], &[new]), &known);
+    let new = NewRegion { split_key: b"m".to_vec(), region_id: 2, peer_ids: vec![21, 22, 23] };
+    let split = with_peer(commands::batch_split(&known.region, &[new], true), &known);
     model.execute(1, &split).unwrap();
     let mut directory = Directory::default();
     let at = |directory: &Directory, key: &[u8]| directory.region_at(key).map(|known| known.region.get_id());

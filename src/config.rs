@@ -7,8 +7,7 @@
 //! happens afterwards, and an interval that becomes shorter also shortens the waits that have begun. Each has a test in
 //! `src/tests/online_config.rs`.
 //!
-//! **Invariants.** In a [`CheckedConfig`] every interval is positive, minimum and maximum are in order, and the pinned
-//! ranges are sorted and do not overlap.
+//! **Invariants.** In a [`CheckedConfig`] every interval is positive, and minimum and maximum are in order.
 //!
 //! **Must not** correct a value silently, nor switch a feature off because of a neighbour: what cannot be honoured is
 //! an error that names the key and the value.
@@ -18,7 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tikv_util::config::ReadableDuration;
 
-use crate::initialized_region::is_empty_range;
+use crate::pinned::{KeyRange, PinError, PinnedRange, PinnedRanges};
 
 /// What a configuration file says about preloading.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +43,13 @@ pub struct Config {
     /// Default 10s: the time within which PD's scheduler decides that a transfer did not work. Range 1ms to 10m. Online
     /// (for requests that arrive afterwards).
     pub request_timeout: ReadableDuration,
+
+    /// How long this store waits for the final answer to a request of its own before it sends it again: the first time,
+    /// doubled each time, and spread by half of it.
+    ///
+    /// Default 500ms: many times what a message and a load of a region take, so that a request is rarely sent twice when
+    /// none was lost; and four times within `request-timeout` when all are. Range 1ms to 10m. Online.
+    pub request_resend_interval: ReadableDuration,
 
     /// How often the cache is compared with what should be in it, per region: pinned regions, and the regions that this
     /// store leads, so that it knows which ones are worth asking for when it gives leadership away.
@@ -118,24 +124,13 @@ pub struct Config {
     pub pinned: Vec<PinnedRange>,
 }
 
-/// A key range in the form in which region metadata holds keys (for TiDB's tables that is the memcomparable encoding).
-///
-/// A key is written as UTF-8 text, or as `hex:` and hexadecimal digits.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct PinnedRange {
-    /// Inclusive; empty is the start of the key space.
-    pub start_key: String,
-    /// Exclusive; empty is the end of the key space.
-    pub end_key: String,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
             enabled: true,
             warmup_timeout: ReadableDuration::secs(3),
             request_timeout: ReadableDuration::secs(10),
+            request_resend_interval: ReadableDuration::millis(500),
             reconcile_interval: ReadableDuration::secs(5),
             probe_interval: ReadableDuration::millis(20),
             load_retry_backoff_min: ReadableDuration::millis(50),
@@ -160,12 +155,8 @@ pub enum ConfigError {
     Count { key: &'static str, value: usize, min: usize, max: usize },
     #[error("load-retry-backoff-min = \"{min}\" is greater than load-retry-backoff-max = \"{max}\"")]
     Backoff { min: ReadableDuration, max: ReadableDuration },
-    #[error(
-        "pinned[{index}].{key} = {value:?} is not a key, expected \"hex:\" and an even number of hexadecimal digits"
-    )]
-    Key { index: usize, key: &'static str, value: String },
-    #[error("pinned[{index}]: start-key = {start:?} is not smaller than end-key = {end:?}")]
-    EmptyRange { index: usize, start: String, end: String },
+    #[error("pinned[{index}]: {error}")]
+    Pinned { index: usize, error: PinError },
 }
 
 /// A [`Config`] that was checked; the fields mean what they mean there.
@@ -174,6 +165,7 @@ pub struct CheckedConfig {
     pub(crate) enabled: bool,
     pub(crate) warmup_timeout: Duration,
     pub(crate) request_timeout: Duration,
+    pub(crate) request_resend_interval: Duration,
     pub(crate) reconcile_interval: Duration,
     pub(crate) probe_interval: Duration,
     pub(crate) load_retry_backoff_min: Duration,
@@ -201,6 +193,7 @@ impl Config {
             enabled: self.enabled,
             warmup_timeout: duration("warmup-timeout", self.warmup_timeout, none, ReadableDuration::secs(60))?,
             request_timeout: duration("request-timeout", self.request_timeout, MILLI, long)?,
+            request_resend_interval: duration("request-resend-interval", self.request_resend_interval, MILLI, long)?,
             reconcile_interval: duration("reconcile-interval", self.reconcile_interval, MILLI, long)?,
             probe_interval: duration("probe-interval", self.probe_interval, MILLI, ReadableDuration::secs(10))?,
             load_retry_backoff_min: duration("load-retry-backoff-min", self.load_retry_backoff_min, MILLI, long)?,
@@ -219,7 +212,7 @@ impl Config {
                 MILLI,
                 long,
             )?,
-            pinned: PinnedRanges::parse(&self.pinned)?,
+            pinned: pinned(&self.pinned)?,
         })
     }
 }
@@ -236,6 +229,11 @@ fn duration(
     Ok(value.0)
 }
 
+fn pinned(ranges: &[PinnedRange]) -> Result<PinnedRanges, ConfigError> {
+    let parse = |(index, range)| KeyRange::parse(range).map_err(|error| ConfigError::Pinned { index, error });
+    Ok(PinnedRanges::new(ranges.iter().enumerate().map(parse).collect::<Result<_, _>>()?))
+}
+
 fn count(key: &'static str, value: usize, max: usize) -> Result<usize, ConfigError> {
     if value < 1 || value > max {
         return Err(ConfigError::Count { key, value, min: 1, max });
@@ -243,77 +241,9 @@ fn count(key: &'static str, value: usize, max: usize) -> Result<usize, ConfigErr
     Ok(value)
 }
 
-/// Sorted by start, neither overlapping nor touching, so that one binary search answers a question.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PinnedRanges(Vec<KeyRange>);
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct KeyRange {
-    start: Vec<u8>,
-    /// Empty means +∞.
-    end: Vec<u8>,
-}
-
-impl PinnedRanges {
-    fn parse(pinned: &[PinnedRange]) -> Result<Self, ConfigError> {
-        let mut ranges = Vec::with_capacity(pinned.len());
-        for (index, range) in pinned.iter().enumerate() {
-            let (start_text, end_text) = (&range.start_key, &range.end_key);
-            let parse = |key: &'static str, value: &String| {
-                parse_key(value).ok_or_else(|| ConfigError::Key { index, key, value: value.clone() })
-            };
-            let (start, end) = (parse("start-key", start_text)?, parse("end-key", end_text)?);
-            if is_empty_range(&start, &end) {
-                return Err(ConfigError::EmptyRange { index, start: start_text.clone(), end: end_text.clone() });
-            }
-            ranges.push(KeyRange { start, end });
-        }
-        ranges.sort();
-        let mut merged: Vec<KeyRange> = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            match merged.last_mut() {
-                Some(last) if last.end.is_empty() => {}
-                Some(last) if range.start <= last.end => {
-                    if range.end.is_empty() || range.end > last.end {
-                        last.end = range.end;
-                    }
-                }
-                _ => merged.push(range),
-            }
-        }
-        Ok(Self(merged))
-    }
-
-    /// Whether a key of `start..end` is pinned; an empty `end` is +∞.
-    pub(crate) fn overlaps(&self, start: &[u8], end: &[u8]) -> bool {
-        // The first pinned range that does not end at or before `start`.
-        let first = self.0.partition_point(|range| !range.end.is_empty() && range.end.as_slice() <= start);
-        self.0.get(first).is_some_and(|range| end.is_empty() || range.start.as_slice() < end)
-    }
-}
-
-/// The bytes of a key as a configuration spells it.
-fn parse_key(text: &str) -> Option<Vec<u8>> {
-    let Some(digits) = text.strip_prefix("hex:") else {
-        return Some(text.as_bytes().to_vec());
-    };
-    let digit = |byte: &u8| char::from(*byte).to_digit(16);
-    let pairs = digits.as_bytes().chunks(2).map(|pair| match pair {
-        [high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).ok(),
-        _ => None,
-    });
-    pairs.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn pinned(ranges: &[(&str, &str)]) -> Result<PinnedRanges, ConfigError> {
-        let ranges: Vec<_> =
-            ranges.iter().map(|(s, e)| PinnedRange { start_key: (*s).into(), end_key: (*e).into() }).collect();
-        PinnedRanges::parse(&ranges)
-    }
 
     #[test]
     fn the_default_is_valid_and_round_trips_through_toml() {
@@ -355,31 +285,15 @@ mod tests {
             check(|c| c.load_retry_backoff_min = ReadableDuration::secs(9)),
             "load-retry-backoff-min = \"9s\" is greater than load-retry-backoff-max = \"5s\""
         );
-        let error = pinned(&[("a", "b"), ("a", "hex:6")]).unwrap_err().to_string();
-        assert!(error.starts_with("pinned[1].end-key = \"hex:6\" is not a key"), "{error}");
-        let error = pinned(&[("b", "hex:61")]).unwrap_err().to_string();
+        let pinned = |ranges: &[(&str, &str)]| {
+            let range =
+                |(start, end): &(&str, &str)| PinnedRange { start_key: (*start).into(), end_key: (*end).into() };
+            let config = Config { pinned: ranges.iter().map(range).collect(), ..Config::default() };
+            config.check().unwrap_err().to_string()
+        };
+        let error = pinned(&[("a", "b"), ("a", "hex:6")]);
+        assert!(error.starts_with("pinned[1]: end-key = \"hex:6\" is not a key"), "{error}");
+        let error = pinned(&[("b", "hex:61")]);
         assert_eq!(error, "pinned[0]: start-key = \"b\" is not smaller than end-key = \"hex:61\"");
-    }
-
-    #[test]
-    fn overlapping_ranges_are_merged() {
-        let ranges = pinned(&[("m", ""), ("a", "c"), ("b", "d"), ("d", "e"), ("x", "y")]).unwrap();
-        assert_eq!(ranges, pinned(&[("a", "e"), ("m", "")]).unwrap());
-        for (start, end, expected) in
-            [("", "a", false), ("", "a1", true), ("e", "m", false), ("e", "", true), ("z", "zz", true), ("", "", true)]
-        {
-            assert_eq!(ranges.overlaps(start.as_bytes(), end.as_bytes()), expected, "{start}..{end}");
-        }
-        assert!(!PinnedRanges::default().overlaps(b"", b""));
-    }
-
-    #[test]
-    fn keys_are_text_or_hex() {
-        assert_eq!(parse_key("hex:00Ff"), Some(vec![0, 0xff]));
-        assert_eq!(parse_key("hex:"), Some(vec![]));
-        assert_eq!(parse_key("é"), Some("é".as_bytes().to_vec()));
-        for bad in ["hex:0", "hex:0g", "hex:é"] {
-            assert_eq!(parse_key(bad), None, "{bad}");
-        }
     }
 }

@@ -42,6 +42,8 @@ pub mod initialized_region;
 pub mod message;
 mod metrics;
 mod observer;
+mod pinned;
+mod rate_limit;
 mod report;
 #[cfg(test)]
 mod test_support;
@@ -49,7 +51,8 @@ mod test_support;
 mod tests;
 mod worker;
 
-pub use config::{CheckedConfig, Config, ConfigError, PinnedRange};
+pub use config::{CheckedConfig, Config, ConfigError};
 pub use initialized_region::{InitializedRegion, LocalRegion, NotInitialized, Reason};
 pub use observer::PreloadObserver;
+pub use pinned::{PINNED_BY_HAND_MAX, Pin, PinError, PinnedRange};
 pub use worker::{CacheEngine, Clock};

@@ -2,7 +2,7 @@
 //!
 //! **Owns** the translation between `RaftMessage` and [`PreloadRequest`] / [`PreloadAnswer`], in both directions.
 //!
-//! **How it works.** Only ids, epochs and a verdict are taken out of a message; whatever else it holds, known or
+//! **How it works.** `docs/protocol.md` has the fields. Only ids, epochs and a verdict are taken out of a message; whatever else it holds, known or
 //! unknown fields, is left behind, so that what the core keeps per request has a constant size.
 //!
 //! **Invariants.** A [`PreloadRequest`] names a region, a sender and a target, none of them zero. An answer that is
@@ -83,6 +83,8 @@ pub struct PreloadRequest {
     pub to: Address,
     /// The region's epoch as `from` knows it; zero when it did not say.
     pub epoch: Epoch,
+    /// What `from` tells its requests apart by; repeated in each answer. Zero when it did not say, as TiKV does not.
+    pub number: u64,
 }
 
 /// What is wrong with a message that is addressed to the plugin.
@@ -111,6 +113,7 @@ impl PreloadRequest {
             from: Address::of(message.get_from_peer()),
             to: Address::of(message.get_to_peer()),
             epoch: Epoch::of(message.get_region_epoch()),
+            number: message.get_extra_msg().get_index(),
         };
         let malformed = if !request.from.is_complete() {
             return Err((Malformed::NoSender, None));
@@ -131,6 +134,7 @@ impl PreloadRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AnswerKind {
     Warm,
+    Accepted,
     RegionNotInitialized,
     DataIsNotReady,
     EpochNotMatch,
@@ -145,11 +149,13 @@ pub enum AnswerKind {
 impl AnswerKind {
     /// Whether no other answer follows.
     pub fn is_final(self) -> bool {
-        !matches!(self, Self::RegionNotInitialized | Self::DataIsNotReady | Self::EpochNotMatch)
+        !matches!(self, Self::Accepted | Self::RegionNotInitialized | Self::DataIsNotReady | Self::EpochNotMatch)
     }
 
     pub fn of(error: &errorpb::Error) -> Self {
-        if error.has_region_not_initialized() {
+        if error.has_read_index_not_ready() {
+            Self::Accepted
+        } else if error.has_region_not_initialized() {
             Self::RegionNotInitialized
         } else if error.has_data_is_not_ready() {
             Self::DataIsNotReady
@@ -175,6 +181,8 @@ pub struct PreloadAnswer {
     pub region_id: u64,
     pub from: Address,
     pub kind: AnswerKind,
+    /// The request's.
+    pub number: u64,
 }
 
 impl PreloadAnswer {
@@ -182,6 +190,7 @@ impl PreloadAnswer {
     /// What is wrong; an answer is not answered.
     pub fn decode(message: &RaftMessage) -> Result<Self, Malformed> {
         let (region_id, from) = (message.get_region_id(), Address::of(message.get_from_peer()));
+        let number = message.get_extra_msg().get_index();
         if region_id == 0 {
             return Err(Malformed::ZeroRegionId);
         }
@@ -193,11 +202,11 @@ impl PreloadAnswer {
             return Err(Malformed::AnswerTooLong);
         }
         if bytes.is_empty() {
-            return Ok(Self { region_id, from, kind: AnswerKind::Warm });
+            return Ok(Self { region_id, from, kind: AnswerKind::Warm, number });
         }
         let mut error = errorpb::Error::default();
         error.merge_from_bytes(bytes).map_err(|_| Malformed::AnswerUndecodable)?;
-        Ok(Self { region_id, from, kind: AnswerKind::of(&error) })
+        Ok(Self { region_id, from, kind: AnswerKind::of(&error), number })
     }
 }
 
@@ -212,6 +221,7 @@ pub fn answer_message(answer: &Answer) -> RaftMessage {
     message.set_to_peer(answer.request.from.to_peer());
     set_epoch(&mut message, answer.epoch);
     message.mut_extra_msg().set_type(ExtraMessageType::MsgPreLoadRegionResponse);
+    message.mut_extra_msg().set_index(answer.request.number);
     if let Some(mut error) = answer.body.to_error(&answer.request) {
         let mut bytes = encode(&error);
         if bytes.len() > ANSWER_BYTES_MAX {
@@ -240,6 +250,7 @@ pub fn ask_message(ask: &Ask) -> RaftMessage {
     message.set_to_peer(ask.to.to_peer());
     set_epoch(&mut message, ask.region.epoch());
     message.mut_extra_msg().set_type(ExtraMessageType::MsgPreLoadRegionRequest);
+    message.mut_extra_msg().set_index(ask.number);
     message
 }
 

@@ -12,8 +12,8 @@
 use std::sync::OnceLock;
 
 use prometheus::{
-    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, exponential_buckets, register_histogram,
-    register_histogram_vec, register_int_counter, register_int_counter_vec, register_int_gauge,
+    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets, register_histogram,
+    register_histogram_vec, register_int_counter, register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
 };
 
 pub(crate) struct Metrics {
@@ -24,7 +24,7 @@ pub(crate) struct Metrics {
     pub(crate) finished_seconds: HistogramVec,
     pub(crate) loads: IntCounter,
     pub(crate) loads_lost: IntCounter,
-    pub(crate) warm: IntCounterVec,
+    pub(crate) warm_up_seconds: HistogramVec,
     pub(crate) transfers: IntCounterVec,
     pub(crate) acks: IntCounterVec,
     pub(crate) ack_held_seconds: Histogram,
@@ -33,8 +33,8 @@ pub(crate) struct Metrics {
     pub(crate) notices_lost: IntCounter,
     pub(crate) parked_requests: IntGauge,
     pub(crate) in_flight_requests: IntGauge,
-    pub(crate) initialized_regions: IntGauge,
-    pub(crate) faint_regions: IntGauge,
+    pub(crate) regions: IntGaugeVec,
+    pub(crate) intents: IntGaugeVec,
     pub(crate) queued_messages: IntGauge,
 }
 
@@ -81,10 +81,11 @@ impl Metrics {
                 "tikv_preload_loads_lost_total",
                 "Loads that were refused, failed, or were evicted before they were seen to be done"
             )?,
-            warm: register_int_counter_vec!(
-                "tikv_preload_warm_total",
-                "Regions that were wanted and found in the cache, by who wanted them",
-                &["source"]
+            warm_up_seconds: register_histogram_vec!(
+                "tikv_preload_warm_up_duration_seconds",
+                "From when a region was first wanted, or its data changed, to when it was found in the cache, by who wanted it",
+                &["source"],
+                seconds.clone()
             )?,
             transfers: register_int_counter_vec!(
                 "tikv_preload_transfers_total",
@@ -103,7 +104,7 @@ impl Metrics {
             )?,
             asks: register_int_counter_vec!(
                 "tikv_preload_asks_total",
-                "Preload requests of this store: sent, expired, and answers by what they said",
+                "Preload requests of this store: sent, sent_again, expired, and answers by what they said",
                 &["event"]
             )?,
             send_failures: register_int_counter!(
@@ -122,13 +123,15 @@ impl Metrics {
                 "tikv_preload_in_flight_requests",
                 "Preload requests of this store whose transfer has not ended"
             )?,
-            initialized_regions: register_int_gauge!(
-                "tikv_preload_initialized_regions",
-                "Initialized regions that the plugin knows"
+            regions: register_int_gauge_vec!(
+                "tikv_preload_regions",
+                "Regions that something is known of, by how far their peer here has come",
+                &["state"]
             )?,
-            faint_regions: register_int_gauge!(
-                "tikv_preload_faint_regions",
-                "Regions without initialized peer that something is known of"
+            intents: register_int_gauge_vec!(
+                "tikv_preload_intents",
+                "Regions that somebody wants to be warm, by who that is and how far it has come",
+                &["source", "state"]
             )?,
             queued_messages: register_int_gauge!("tikv_preload_queued_messages", "Messages that wait to be sent")?,
         })

@@ -18,7 +18,7 @@
 //! of a second with the default intervals, and from then on until the store asks again, which it does on its ticks. It
 //! is held back at all only when its leader says that the region is warm there, or has a request that waits here.
 
-use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{collections::hash_map::RandomState, hash::BuildHasher, io, sync::Arc, thread::JoinHandle, time::Duration};
 
 use engine_traits::KvEngine;
 use fail::fail_point;
@@ -43,6 +43,7 @@ use crate::{
     config::CheckedConfig,
     core::{Core, MetadataChange, RegionStatus, Role, SnapshotStep, Status},
     message::{Address, PreloadAnswer, PreloadRequest},
+    pinned::{KeyRange, Pin, PinError, PinnedRange},
     worker::{CacheEngine, Clock, Driver, Shared},
 };
 
@@ -75,8 +76,9 @@ impl PreloadObserver {
         #[allow(clippy::disallowed_methods)]
         let start = std::time::Instant::now();
         let clock: Clock = Arc::new(move || start.elapsed());
-        // The store's id as the seed keeps the retries of stores apart.
-        let core = Core::new(store_id, config, store_id);
+        // Keeps the retries of stores, and the requests of a store before and after a restart, apart.
+        let seed = RandomState::new().hash_one(store_id);
+        let core = Core::new(store_id, config, seed);
         Self::with_worker(core, cache, transport, clock, Worker::Thread(Mutex::new(None)))
     }
 
@@ -159,6 +161,38 @@ impl PreloadObserver {
         self.notify(|core, _| core.set_config(config));
     }
 
+    /// Keeps the regions that have a key in `range` warm while this store leads them, until [`unpin`](Self::unpin) or
+    /// until the store stops; `pinned` of the configuration is what survives a restart. Returns whether the range was not
+    /// pinned by hand before.
+    ///
+    /// The regions that are led already are warmed at once, not at the next `reconcile-interval`.
+    ///
+    /// # Errors
+    /// When a key cannot be parsed, the range is empty, or [`PINNED_BY_HAND_MAX`](crate::PINNED_BY_HAND_MAX) ranges are
+    /// pinned by hand.
+    pub fn pin(&self, range: &PinnedRange) -> Result<bool, PinError> {
+        let range = KeyRange::parse(range)?;
+        self.notify(|core, _| core.pin(range))
+    }
+
+    /// Ends [`pin`](Self::pin) for exactly this range; returns whether it was pinned by hand. Regions that are still
+    /// pinned by another range stay wanted.
+    ///
+    /// A load that waits to be tried again is withdrawn: at most the call to the cache engine that the worker is in right
+    /// now is completed. What is cached stays, for the engine to evict when it needs the room.
+    ///
+    /// # Errors
+    /// When a key cannot be parsed or the range is empty.
+    pub fn unpin(&self, range: &PinnedRange) -> Result<bool, PinError> {
+        let range = KeyRange::parse(range)?;
+        Ok(self.notify(|core, _| core.unpin(&range)))
+    }
+
+    /// What is pinned: the ranges of the configuration, overlapping ones united, and those pinned by hand.
+    pub fn pinned(&self) -> Vec<Pin> {
+        self.handle.shared.inspect(Core::pinned)
+    }
+
     /// How much the plugin holds.
     pub fn status(&self) -> Status {
         self.handle.shared.inspect(Core::status)
@@ -167,6 +201,12 @@ impl PreloadObserver {
     /// What the plugin knows of a region; `None` when that is nothing.
     pub fn region_status(&self, region_id: u64) -> Option<RegionStatus> {
         self.handle.shared.inspect(|core| core.region_status(region_id))
+    }
+
+    /// What would be logged and counted at the next step.
+    #[cfg(test)]
+    pub(crate) fn take_notices(&self) -> Vec<crate::core::Notice> {
+        self.notify(|core, _| core.take_notices().0)
     }
 
     fn notify<R>(&self, event: impl FnOnce(&mut Core, Duration) -> R) -> R {

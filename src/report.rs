@@ -4,33 +4,79 @@
 //!
 //! **How it works.** Called by the worker after it has done what was to be done.
 //!
-//! **Invariants.** What happens per request is logged at `debug` at most; `info` and `warn` are for the first request
-//! that waits for a region, and for what should not happen.
+//! **Invariants.** What happens per request is logged at `debug`; `info` and `warn` are for what an operator may want to
+//! look into, and are limited in their rate ([`RateLimit`]). Metrics count everything.
 //!
 //! **Must not** log keys: they may be confidential.
+
+use std::time::Duration;
 
 use tikv_util::{debug, info, warn};
 
 use crate::{
-    core::{Answer, ColdReason, Notice, Provisional, Source, Status},
+    core::{Answer, ColdReason, IntentState, Notice, Provisional, RegionState, Source, Status},
     message::{AnswerKind, Malformed},
     metrics::{Metrics, metrics},
+    rate_limit::{Line, Permit, RateLimit},
 };
 
-/// Logs and counts what happened, and shows the state that it led to.
-pub(crate) fn report(notices: &[Notice], notices_lost: u64, status: Status) {
-    notices.iter().for_each(log);
-    let Some(metrics) = metrics() else { return };
-    notices.iter().for_each(|notice| count(metrics, notice));
-    metrics.notices_lost.inc_by(notices_lost);
-    for (gauge, value) in [
-        (&metrics.parked_requests, status.parked_requests),
-        (&metrics.in_flight_requests, status.in_flight_requests),
-        (&metrics.initialized_regions, status.initialized_regions),
-        (&metrics.faint_regions, status.faint_regions),
-        (&metrics.queued_messages, status.queued_messages),
-    ] {
-        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+#[derive(Debug, Default)]
+pub(crate) struct Reporter {
+    limit: RateLimit,
+}
+
+impl Reporter {
+    /// Logs and counts what happened, and shows the state that it led to.
+    pub(crate) fn report(&mut self, notices: &[Notice], notices_lost: u64, status: Status, now: Duration) {
+        notices.iter().filter(|notice| self.permits(notice, now)).for_each(log);
+        let Some(metrics) = metrics() else { return };
+        notices.iter().for_each(|notice| count(metrics, notice));
+        metrics.notices_lost.inc_by(notices_lost);
+        show(metrics, status);
+    }
+
+    fn permits(&mut self, notice: &Notice, now: Duration) -> bool {
+        let Some(line) = line(notice) else { return true };
+        match self.limit.permit(line, now) {
+            Permit::Log { left_out: 0 } => true,
+            Permit::Log { left_out } => {
+                info!("preload log lines were left out"; "kind" => ?line, "lines" => left_out);
+                true
+            }
+            Permit::LeaveOut => false,
+        }
+    }
+}
+
+/// Which line above `debug` the notice is logged as.
+fn line(notice: &Notice) -> Option<Line> {
+    match notice {
+        Notice::Parked { first: true, .. } => Some(Line::Parked),
+        Notice::SnapshotVoid { .. } => Some(Line::SnapshotVoid),
+        Notice::UninitializedDestroyed { .. } => Some(Line::UninitializedDestroyed),
+        Notice::MalformedMetadata(_) => Some(Line::MalformedMetadata),
+        Notice::AnswerReceived { kind, .. } if kind.is_final() && *kind != AnswerKind::Warm => Some(Line::AskRefused),
+        Notice::AskExpired { .. } => Some(Line::AskExpired),
+        Notice::TransferCold { reason: ColdReason::NotCachedHere, .. } => None,
+        Notice::TransferCold { .. } => Some(Line::TransferCold),
+        Notice::AckCold { .. } => Some(Line::AckCold),
+        _ => None,
+    }
+}
+
+fn show(metrics: &Metrics, status: Status) {
+    let set = |gauge: &prometheus::IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    set(&metrics.parked_requests, status.parked_requests);
+    set(&metrics.in_flight_requests, status.in_flight_requests);
+    set(&metrics.queued_messages, status.queued_messages);
+    for state in RegionState::ALL {
+        set(&metrics.regions.with_label_values(&[state.label()]), status.census.regions(state));
+    }
+    for source in Source::ALL {
+        for state in IntentState::ALL {
+            let gauge = metrics.intents.with_label_values(&[source.label(), state.label()]);
+            set(&gauge, status.census.intents(source, state));
+        }
     }
 }
 
@@ -58,7 +104,7 @@ fn log(notice: &Notice) {
         Notice::Parked { region_id, from, why, first: true } => match why {
             Provisional::RegionNotInitialized => info!("preload request reached an uninitialized peer, parked";
                 "region_id" => region_id, "from_peer_id" => from.peer_id, "from_store_id" => from.store_id),
-            Provisional::DataIsNotReady | Provisional::EpochNotMatch(_) => {
+            Provisional::DataIsNotReady | Provisional::EpochNotMatch(_) | Provisional::Accepted => {
                 info!("preload request reached a peer that is not ready, parked";
                     "region_id" => region_id, "from_peer_id" => from.peer_id, "reason" => why.label())
             }
@@ -82,8 +128,9 @@ fn log(notice: &Notice) {
         Notice::Finished { region_id, label, waited } => {
             debug!("preload request finished"; "region_id" => region_id, "verdict" => label, "waited" => ?waited)
         }
-        Notice::Warm { region_id, source, loads } => {
-            debug!("region is warm"; "region_id" => region_id, "source" => source.label(), "loads" => loads)
+        Notice::Warm { region_id, source, loads, took } => {
+            debug!("region is warm";
+                "region_id" => region_id, "source" => source.label(), "loads" => loads, "took" => ?took)
         }
         Notice::LoadLost { region_id, attempts } => {
             debug!("load of a region was refused, failed or evicted"; "region_id" => region_id, "attempts" => attempts)
@@ -101,7 +148,17 @@ fn log(notice: &Notice) {
             debug!("too many regions, region is not tracked"; "region_id" => region_id)
         }
         Notice::Asked { region_id, to } => {
-            debug!("preload request sent"; "region_id" => region_id, "to_peer_id" => to.peer_id, "to_store_id" => to.store_id)
+            debug!("preload request sent";
+                "region_id" => region_id, "to_peer_id" => to.peer_id, "to_store_id" => to.store_id)
+        }
+        Notice::AskedAgain { region_id, to } => {
+            debug!("preload request sent again";
+                "region_id" => region_id, "to_peer_id" => to.peer_id, "to_store_id" => to.store_id)
+        }
+        Notice::AnswerReceived { region_id, from, kind } if kind.is_final() && *kind != AnswerKind::Warm => {
+            info!("preload request refused by its target, given up";
+                "region_id" => region_id, "to_peer_id" => from.peer_id, "to_store_id" => from.store_id,
+                "reason" => kind.label())
         }
         Notice::AnswerReceived { region_id, from, kind } => {
             debug!("preload answer received";
@@ -111,15 +168,22 @@ fn log(notice: &Notice) {
             debug!("preload answer without request";
                 "region_id" => region_id, "from_peer_id" => from.peer_id, "verdict" => kind.label())
         }
-        Notice::AskExpired { region_id, to } => {
-            debug!("preload request was not answered in time"; "region_id" => region_id, "to_peer_id" => to.peer_id)
+        Notice::AskExpired { region_id, to, sends, last_answer } => {
+            info!("preload request not answered in time, given up";
+                "region_id" => region_id, "to_peer_id" => to.peer_id, "to_store_id" => to.store_id,
+                "sends" => sends, "last_answer" => last_answer.map_or("none", AnswerKind::label))
         }
-        Notice::TransferWarm { region_id } => debug!("leader transferred warm"; "region_id" => region_id),
-        Notice::TransferCold { region_id, reason: ColdReason::NotCachedHere } => {
-            debug!("leader transfer without preload, region is not cached here"; "region_id" => region_id)
+        Notice::TransferWarm { region_id, to } => {
+            debug!("leader transferred warm"; "region_id" => region_id, "to_peer_id" => to.peer_id)
         }
-        Notice::TransferCold { region_id, reason } => {
-            info!("leader transferred cold"; "region_id" => region_id, "reason" => reason.label())
+        Notice::TransferCold { region_id, to, reason: ColdReason::NotCachedHere } => {
+            debug!("leader transfer without preload, region is not cached here";
+                "region_id" => region_id, "to_peer_id" => to.peer_id)
+        }
+        Notice::TransferCold { region_id, to, reason } => {
+            info!("leader transferred cold";
+                "region_id" => region_id, "to_peer_id" => to.peer_id, "to_store_id" => to.store_id,
+                "reason" => reason.label())
         }
         Notice::AckHeld { region_id } => {
             debug!("leader transfer held back until the region is warm"; "region_id" => region_id)
@@ -149,11 +213,14 @@ fn count(metrics: &Metrics, notice: &Notice) {
         Notice::Finished { label, waited, .. } => {
             metrics.finished_seconds.with_label_values(&[label]).observe(waited.as_secs_f64())
         }
-        Notice::Warm { source, .. } => inc(&metrics.warm, source.label()),
+        Notice::Warm { source, took, .. } => {
+            metrics.warm_up_seconds.with_label_values(&[source.label()]).observe(took.as_secs_f64())
+        }
         Notice::LoadLost { .. } => metrics.loads_lost.inc(),
         Notice::UninitializedDestroyed { .. } => inc(&metrics.guarded, "destroy"),
         Notice::MalformedMetadata(_) => inc(&metrics.malformed, "metadata"),
         Notice::Asked { .. } => inc(&metrics.asks, "sent"),
+        Notice::AskedAgain { .. } => inc(&metrics.asks, "sent_again"),
         Notice::AnswerReceived { kind, .. } => inc(&metrics.asks, kind.label()),
         Notice::AnswerUnexpected { .. } => inc(&metrics.asks, "unexpected_answer"),
         Notice::AskExpired { .. } => inc(&metrics.asks, "expired"),
@@ -179,6 +246,29 @@ impl Source {
     }
 }
 
+impl RegionState {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Uninitialized => "uninitialized",
+            Self::AwaitingSnapshot => "awaiting_snapshot",
+            Self::Ready => "ready",
+            Self::Merging => "merging",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+impl IntentState {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Parked => "parked",
+            Self::Warming => "warming",
+            Self::Warm => "warm",
+        }
+    }
+}
+
 impl ColdReason {
     fn label(self) -> &'static str {
         match self {
@@ -196,6 +286,7 @@ impl AnswerKind {
     fn label(self) -> &'static str {
         match self {
             Self::Warm => "warm",
+            Self::Accepted => "accepted",
             Self::RegionNotInitialized => "region_not_initialized",
             Self::DataIsNotReady => "data_is_not_ready",
             Self::EpochNotMatch => "epoch_not_match",

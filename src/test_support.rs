@@ -199,8 +199,9 @@ pub(crate) fn kind_of(message: &RaftMessage) -> AnswerKind {
     error_of(message).map_or(AnswerKind::Warm, |error| AnswerKind::of(&error))
 }
 
-/// A stepped plugin on [`STORE`], with its surroundings.
+/// A stepped plugin, on [`STORE`] if nothing else is said, with its surroundings.
 pub(crate) struct Bench {
+    store_id: u64,
     pub(crate) observer: PreloadObserver,
     pub(crate) cache: Arc<FakeCache>,
     pub(crate) transport: FakeTransport,
@@ -213,18 +214,23 @@ impl Bench {
     }
 
     pub(crate) fn with_config(config: &Config) -> Self {
+        Self::on_store(STORE, config, 7)
+    }
+
+    /// A plugin on another store than [`STORE`]; `seed` tells one start of it from the next.
+    pub(crate) fn on_store(store_id: u64, config: &Config, seed: u64) -> Self {
         let (cache, transport) = (Arc::new(FakeCache::default()), FakeTransport::default());
         let now_micros = Arc::new(AtomicU64::new(0));
         let clock_micros = now_micros.clone();
         let observer = PreloadObserver::stepped(
-            STORE,
+            store_id,
             cache.clone(),
             transport.clone(),
             config.check().unwrap(),
             Arc::new(move || Duration::from_micros(clock_micros.load(Ordering::Relaxed))),
-            7,
+            seed,
         );
-        Self { observer, cache, transport, now_micros }
+        Self { store_id, observer, cache, transport, now_micros }
     }
 
     /// Moves the clock and steps at each moment at which the plugin has something to do.
@@ -236,6 +242,11 @@ impl Bench {
         }
         self.set_now(end);
         self.observer.step();
+    }
+
+    /// Makes the peer here the leader.
+    pub(crate) fn lead(&self, region: &Region) {
+        self.role(region, raft::StateRole::Leader, &peer(region.get_id(), self.store_id));
     }
 
     pub(crate) fn millis(&self, by: u64) {
@@ -257,8 +268,13 @@ impl Bench {
         self.observer.on_raft_message(message)
     }
 
-    /// Steps, and returns what the answers since the last call say.
+    /// Steps, and returns what the answers since the last call say, apart from "accepted", which comes before each load.
     pub(crate) fn answers(&self) -> Vec<AnswerKind> {
+        self.all_answers().into_iter().filter(|kind| *kind != AnswerKind::Accepted).collect()
+    }
+
+    /// Steps, and returns what the answers since the last call say.
+    pub(crate) fn all_answers(&self) -> Vec<AnswerKind> {
         self.observer.step();
         self.transport.take().iter().map(kind_of).collect()
     }
@@ -272,7 +288,12 @@ impl Bench {
     }
 
     pub(crate) fn change(&self, region: &Region, event: RegionChangeEvent) {
-        self.observer.on_region_changed(&mut ObserverContext::new(region), event, raft::StateRole::Follower);
+        self.change_as(region, event, raft::StateRole::Follower);
+    }
+
+    /// The metadata of `region` changed while the peer here had the role `role`.
+    pub(crate) fn change_as(&self, region: &Region, event: RegionChangeEvent, role: raft::StateRole) {
+        self.observer.on_region_changed(&mut ObserverContext::new(region), event, role);
     }
 
     pub(crate) fn destroy(&self, region: &Region) {
@@ -284,7 +305,7 @@ impl Bench {
     pub(crate) fn role(&self, region: &Region, state: raft::StateRole, leader: &Peer) {
         let mut change = RoleChange::new_for_test(state);
         change.initialized = !region.get_peers().is_empty();
-        change.peer_id = peer(region.get_id(), STORE).get_id();
+        change.peer_id = peer(region.get_id(), self.store_id).get_id();
         change.leader_id = leader.get_id();
         self.observer.on_role_change(&mut ObserverContext::new(region), &change);
     }

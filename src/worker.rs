@@ -28,7 +28,7 @@ use crate::{
     core::{Action, Answer, CacheState, Core, Ticket},
     initialized_region::InitializedRegion,
     message::{answer_message, ask_message},
-    report,
+    report::{self, Reporter},
 };
 
 /// The time since an arbitrary start; never goes back. Called by hooks, so it must not block.
@@ -142,11 +142,12 @@ type SendMessage = Box<dyn FnMut(RaftMessage) -> raftstore::Result<()> + Send>;
 pub(crate) struct Driver {
     shared: Arc<Shared>,
     send: SendMessage,
+    reporter: Reporter,
 }
 
 impl Driver {
     pub(crate) fn new(shared: Arc<Shared>, mut transport: impl Transport + 'static) -> Self {
-        Self { shared, send: Box::new(move |message| transport.send(message)) }
+        Self { shared, send: Box::new(move |message| transport.send(message)), reporter: Reporter::default() }
     }
 
     /// Does all that is due now; returns when there is something to do again.
@@ -165,7 +166,8 @@ impl Driver {
         let (notices, notices_lost) = state.core.take_notices();
         let (status, due) = (state.core.status(), state.core.next_due());
         drop(state);
-        report::report(&notices, notices_lost, status);
+        let now = (self.shared.clock)();
+        self.reporter.report(&notices, notices_lost, status, now);
         due
     }
 

@@ -64,6 +64,8 @@ pub struct Ask {
     pub region: InitializedRegion,
     pub from: Address,
     pub to: Address,
+    /// Of the request; the answers repeat it.
+    pub number: u64,
 }
 
 /// Why a region is to be warm.
@@ -72,6 +74,10 @@ pub enum Source {
     Request,
     Pinned,
     Transfer,
+}
+
+impl Source {
+    pub const ALL: [Self; 3] = [Self::Request, Self::Pinned, Self::Transfer];
 }
 
 /// Why a leader transfer goes, or went, ahead without a warm region.
@@ -123,11 +129,12 @@ pub enum Notice {
         label: &'static str,
         waited: Duration,
     },
-    /// The region was found in the cache, after `loads` loads.
+    /// The region was found in the cache, after `loads` loads and so long after it was first wanted, or its data changed.
     Warm {
         region_id: u64,
         source: Source,
         loads: u32,
+        took: Duration,
     },
     /// A load was refused, failed, or was evicted before it was seen to be done; `attempts` in a row.
     LoadLost {
@@ -161,16 +168,24 @@ pub enum Notice {
         from: Address,
         kind: AnswerKind,
     },
-    /// No final answer came in time.
-    AskExpired {
+    AskedAgain {
         region_id: u64,
         to: Address,
     },
+    /// No final answer came in time, after the request was sent so often: it is given up.
+    AskExpired {
+        region_id: u64,
+        to: Address,
+        sends: u32,
+        last_answer: Option<AnswerKind>,
+    },
     TransferWarm {
         region_id: u64,
+        to: Address,
     },
     TransferCold {
         region_id: u64,
+        to: Address,
         reason: ColdReason,
     },
     AckHeld {
@@ -210,7 +225,6 @@ impl Outbox {
     }
 
     pub(super) fn ask(&mut self, ask: Ask) {
-        self.notice(Notice::Asked { region_id: ask.region.id(), to: ask.to });
         self.messages.push_back(Action::Ask(ask));
     }
 

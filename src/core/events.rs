@@ -15,7 +15,8 @@ use std::time::Duration;
 use kvproto::metapb::Region;
 
 use super::{
-    Core, Notice, entry_of,
+    Core, Notice, PeerState, Rejection, entry_of,
+    intents::Ending,
     lifecycle::{Effect, Lifecycle, MetadataChange, SnapshotStep},
     region::RegionEntry,
 };
@@ -60,7 +61,7 @@ impl Core {
         // seen before would make that leader's offer look warm (tikv/tikv#18453). With a cache that keeps it, as ours
         // does unless a leader steps down, this costs a look-up.
         let mut effect = if role.is_leader { Effect::Unchanged } else { Effect::DataChanged };
-        entry.life.is_leader = role.is_leader;
+        entry.life.lead(role.is_leader);
         if !role.is_initialized {
             entry.life.uninitialized(role.peer_id);
         } else if entry.life.local().is_none() {
@@ -92,6 +93,12 @@ impl Core {
             self.graves.dig(region_id, peer_id);
         }
         if let Some(entry) = entry {
+            if matches!(entry.life.peer, PeerState::Merging(_)) {
+                // The merge is committed. What waits here is for the peer that is gone: no other was accepted since.
+                let local_epoch = entry.life.epoch();
+                let mut ending = Ending { now, outbox: &mut self.outbox, parked: &mut self.parked, local_epoch };
+                entry.intent.reject_all(&mut ending, Rejection::Superseded);
+            }
             entry.life = Lifecycle::default();
             entry.end_hold();
             self.affected(region_id, Effect::DataChanged, now);

@@ -4,7 +4,7 @@
 //!
 //! **How it works.** All requests for a region share one [`Intent`], and with it one load. Each keeps its own deadline,
 //! its own target peer and the epoch that it needs, and gets its own final answer. A request that comes again while it
-//! waits is the same request: it is told again why it waits, and answered once.
+//! waits is the same request: it is told again why it waits, and answered once, under the number that came last.
 //!
 //! **Invariants.** A request leaves in one way only, [`Intent::finish`], which answers it (I3, I4); no two waiting
 //! requests have the same sender and target. `parked`, which bounds all intents together (I6), counts each waiting
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::{
     action::{Notice, Outbox},
-    verdict::{AnswerBody, Final, Rejection},
+    verdict::{AnswerBody, Final, Provisional, Rejection},
 };
 use crate::message::{Epoch, PreloadRequest};
 
@@ -26,6 +26,14 @@ pub(super) struct Waiting {
     pub(super) request: PreloadRequest,
     pub(super) arrived: Duration,
     pub(super) deadline: Duration,
+    /// Its sender has had an answer since it arrived last.
+    pub(super) is_told: bool,
+}
+
+impl Waiting {
+    fn is_same(&self, request: &PreloadRequest) -> bool {
+        self.request.from == request.from && self.request.to == request.to
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -35,7 +43,7 @@ pub(super) struct Intent {
     pub(super) offered_until: Option<Duration>,
 }
 
-/// What ending a request touches outside of its intent.
+/// What answering a request touches outside of its intent.
 pub(super) struct Ending<'a> {
     pub(super) now: Duration,
     pub(super) outbox: &'a mut Outbox,
@@ -67,14 +75,37 @@ impl Intent {
         self.waiting.iter().any(|w| w.request.from.peer_id == peer_id)
     }
 
-    /// The request that waits under the same sender and target as `request`.
-    pub(super) fn same_as(&mut self, request: &PreloadRequest) -> Option<&mut Waiting> {
-        self.waiting.iter_mut().find(|w| w.request.from == request.from && w.request.to == request.to)
-    }
-
     pub(super) fn push(&mut self, waiting: Waiting, parked: &mut usize) {
         *parked = parked.saturating_add(1);
         self.waiting.push(waiting);
+    }
+
+    /// Whether `request` waits, or an earlier one with the same sender and target, which is the same.
+    pub(super) fn has(&self, request: &PreloadRequest) -> bool {
+        self.waiting.iter().any(|waiting| waiting.is_same(request))
+    }
+
+    /// Takes `request` as one that waits already, if it is; a sender that asks again is told again where it stands.
+    pub(super) fn repeat(&mut self, request: &PreloadRequest) -> bool {
+        let Some(earlier) = self.waiting.iter_mut().find(|waiting| waiting.is_same(request)) else { return false };
+        earlier.request.epoch = earlier.request.epoch.max(request.epoch);
+        earlier.request.number = request.number;
+        earlier.is_told = false;
+        true
+    }
+
+    /// Answers each request that has had no answer yet and for which `why` has one.
+    pub(super) fn tell(&mut self, ending: &mut Ending<'_>, why: impl Fn(&Waiting) -> Option<Provisional>) {
+        for waiting in self.waiting.iter_mut().filter(|waiting| !waiting.is_told) {
+            // Two answers for each request that waits would be more than what the queue is bounded by; the next upkeep tells.
+            if ending.outbox.is_congested() {
+                return;
+            }
+            if let Some(why) = why(waiting) {
+                waiting.is_told = true;
+                ending.outbox.answer(waiting.request, AnswerBody::Provisional(why), ending.local_epoch);
+            }
+        }
     }
 
     /// Ends each request for which `end` has an end.

@@ -13,7 +13,7 @@
 //! 4. [`Core::next_due`] tells when there is something to do again even if nothing happens.
 //!
 //! **Invariants.**
-//! - I1: a load or a probe is for an [`InitializedRegion`], on which no snapshot is known to be under way.
+//! - I1: a load or a probe is for an [`InitializedRegion`](crate::InitializedRegion), on which no snapshot is known to be under way.
 //! - I3: each request that is accepted is answered, with exactly one final answer (`intents.rs`, `verdict.rs`).
 //! - I4: what is wanted ends warm, expired, rejected, with its peer, or withdrawn; nothing is wanted for ever but pinned
 //!   ranges.
@@ -26,6 +26,8 @@
 
 mod action;
 mod agenda;
+mod asking;
+mod census;
 mod events;
 mod graves;
 mod intents;
@@ -55,6 +57,7 @@ use self::{
 };
 pub use self::{
     action::{Action, Answer, Ask, CacheState, ColdReason, Notice, Source, Ticket},
+    census::{Census, IntentState, RegionState},
     events::Role,
     lifecycle::{MetadataChange, PeerState, SnapshotPhase, SnapshotStep},
     status::{RegionStatus, Status},
@@ -63,8 +66,8 @@ pub use self::{
 };
 use crate::{
     config::CheckedConfig,
-    initialized_region::InitializedRegion,
-    message::{Address, Malformed, PreloadAnswer, PreloadRequest},
+    message::{Malformed, PreloadAnswer, PreloadRequest},
+    pinned::{KeyRange, Pin, PinError, Pins},
 };
 
 /// So many regions are told of a new configuration in one go: a hook waits no longer than for as many other hooks.
@@ -75,11 +78,13 @@ const TOLD_AT_ONCE: usize = 64;
 pub struct Core {
     store_id: u64,
     config: CheckedConfig,
+    pins: Pins,
     regions: BTreeMap<u64, RegionEntry>,
     /// The regions in `regions` that are not initialized; bounded on its own, since messages alone can fill it.
     faint: BTreeSet<u64>,
     graves: Graves,
     agenda: Agenda,
+    census: Census,
     outbox: Outbox,
     requests: Requests,
     /// How many requests wait, over all regions.
@@ -93,19 +98,22 @@ pub struct Core {
 }
 
 impl Core {
-    /// `seed` spreads the retries of loads; the same events with the same seed give the same actions.
+    /// `seed` spreads what is tried again, and is where the numbers of requests begin; the same events with the same seed
+    /// give the same actions.
     pub fn new(store_id: u64, config: CheckedConfig, seed: u64) -> Self {
         let mut outbox = Outbox::default();
         outbox.set_messages_max(config.max_queued_messages);
         Self {
             store_id,
+            pins: Pins::new(config.pinned.clone()),
             config,
             regions: BTreeMap::new(),
             faint: BTreeSet::new(),
             graves: Graves::default(),
             agenda: Agenda::default(),
+            census: Census::default(),
             outbox,
-            requests: Requests::default(),
+            requests: Requests::new(seed),
             parked: 0,
             untold_from: None,
             generation: 0,
@@ -121,14 +129,42 @@ impl Core {
             return;
         }
         self.outbox.set_messages_max(config.max_queued_messages);
+        self.pins.configure(config.pinned.clone());
         self.config = config;
         self.untold_from = Some(0);
+    }
+
+    /// Keeps the regions of `range` warm while this store leads them. Like a new configuration, it takes calls of
+    /// [`tell_config`](Self::tell_config). Returns whether the range was not pinned by hand before.
+    ///
+    /// # Errors
+    /// [`PinError::TooMany`].
+    pub(crate) fn pin(&mut self, range: KeyRange) -> Result<bool, PinError> {
+        let is_new = self.pins.pin(range)?;
+        self.untold_from = Some(0);
+        Ok(is_new)
+    }
+
+    /// Ends [`pin`](Self::pin): from now on no load of a region is begun for its sake. Returns whether exactly this range
+    /// was pinned by hand.
+    pub(crate) fn unpin(&mut self, range: &KeyRange) -> bool {
+        self.untold_from = Some(0);
+        self.pins.unpin(range)
+    }
+
+    /// What is pinned, by the configuration and by hand.
+    pub fn pinned(&self) -> Vec<Pin> {
+        self.pins.list()
     }
 
     /// Tells some of the regions of a new configuration; returns whether there are more. A store may have a million, and
     /// hooks wait for the lock meanwhile.
     pub fn tell_config(&mut self, now: Duration) -> bool {
         let Some(from) = self.untold_from else { return false };
+        if from == 0 {
+            let interval = self.jitter.shorten(self.config.request_resend_interval);
+            self.requests.resend_all_before(now.saturating_add(interval));
+        }
         let mut region_ids: Vec<u64> = self.regions.range(from..).map(|(id, _)| *id).take(TOLD_AT_ONCE + 1).collect();
         self.untold_from = if region_ids.len() > TOLD_AT_ONCE { region_ids.pop() } else { None };
         for region_id in region_ids {
@@ -146,8 +182,9 @@ impl Core {
     /// Ends all requests that wait, and refuses further ones. Takes as long as there are regions.
     pub fn stop(&mut self, now: Duration) {
         self.is_stopped = true;
-        // Nothing is wanted any more, pinned ranges included.
+        // Nothing is wanted any more, pinned ranges included, and nothing is asked.
         self.config.enabled = false;
+        self.requests = Requests::new(0);
         self.untold_from = None;
         let region_ids: Vec<u64> = self.regions.keys().copied().collect();
         for region_id in region_ids {
@@ -166,6 +203,10 @@ impl Core {
             return;
         }
         match self.judge(&request) {
+            // One that came before the merge did goes on waiting, and this is the same one.
+            Verdict::Reject(Rejection::Merging) if self.waits(&request) => {
+                self.wait(request, Some(Provisional::DataIsNotReady), now);
+            }
             Verdict::Reject(why) => self.reject(request, why),
             Verdict::Forward => self.wait(request, None, now),
             Verdict::Park(why) => self.wait(request, Some(why), now),
@@ -184,6 +225,10 @@ impl Core {
     /// A well-formed answer arrived.
     pub fn answer(&mut self, answer: PreloadAnswer) {
         self.requests.answered(answer, &mut self.outbox);
+    }
+
+    fn waits(&self, request: &PreloadRequest) -> bool {
+        self.regions.get(&request.region_id).is_some_and(|entry| entry.intent.has(request))
     }
 
     fn judge(&self, request: &PreloadRequest) -> Verdict {
@@ -218,22 +263,18 @@ impl Core {
             return self.reject(request, Rejection::TooManyRequests);
         };
         let first = !entry.intent.has_waiting();
-        if let Some(earlier) = entry.intent.same_as(&request) {
-            earlier.request.epoch = earlier.request.epoch.max(request.epoch);
-        } else if is_full {
-            self.upkeep(region_id, now);
-            return self.reject(request, Rejection::TooManyRequests);
-        } else {
-            entry.intent.push(Waiting { request, arrived: now, deadline }, &mut self.parked);
+        if !entry.intent.repeat(&request) {
+            if is_full {
+                self.upkeep(region_id, now);
+                return self.reject(request, Rejection::TooManyRequests);
+            }
+            entry.intent.push(Waiting { request, arrived: now, deadline, is_told: false }, &mut self.parked);
         }
         entry.warming.probe_soon(now);
-        match why {
-            None => self.outbox.notice(Notice::Forwarded { region_id }),
-            Some(why) => {
-                self.outbox.notice(Notice::Parked { region_id, from: request.from, why: why.clone(), first });
-                self.outbox.answer(request, AnswerBody::Provisional(why), entry.life.epoch());
-            }
-        }
+        self.outbox.notice(match why {
+            None => Notice::Forwarded { region_id },
+            Some(why) => Notice::Parked { region_id, from: request.from, why, first },
+        });
         self.upkeep(region_id, now);
     }
 }
@@ -242,7 +283,7 @@ impl Core {
 impl Core {
     /// What is to be done next; `None` when nothing is before [`next_due`](Self::next_due).
     pub fn next_action(&mut self, now: Duration) -> Option<Action> {
-        self.requests.expire(now, &mut self.outbox);
+        self.resend_requests(now);
         loop {
             if let Some(message) = self.outbox.next_message() {
                 return Some(message);
@@ -266,7 +307,7 @@ impl Core {
         if self.outbox.messages_len() > 0 || self.outbox.has_notices() || self.untold_from.is_some() {
             return Some(Duration::ZERO);
         }
-        self.agenda.first().into_iter().chain(self.requests.next_deadline()).min()
+        self.agenda.first().into_iter().chain(self.requests.next_due()).min()
     }
 
     /// A probe found the region of `ticket` to be in `state`.
@@ -278,7 +319,7 @@ impl Core {
             return;
         }
         let (was, loads, lost) = (entry.warming.seen(), entry.warming.loads(), entry.warming.loads_lost());
-        let source = entry.source(&self.config);
+        let (source, wanted_since) = (entry.source(&self.config, self.pins.all()), entry.warming.wanted_since());
         entry.warming.observed(state, now, &self.config, &mut self.jitter);
 
         let epoch = local.region.epoch();
@@ -286,7 +327,8 @@ impl Core {
         let attempts = entry.warming.loads_lost();
         if state == CacheState::Active {
             if let Some(source) = source.filter(|_| was != Some(CacheState::Active)) {
-                ending.outbox.notice(Notice::Warm { region_id, source, loads });
+                let took = now.saturating_sub(wanted_since);
+                ending.outbox.notice(Notice::Warm { region_id, source, loads, took });
             }
             entry.intent.offered_until = None;
             let is_met = |waiting: &Waiting| !epoch.is_older_than(waiting.request.epoch);
@@ -297,7 +339,7 @@ impl Core {
                 entry.intent.reject_all(&mut ending, Rejection::RefusedByCache);
             }
         }
-        self.probed_for_own_requests(&local.region, local.peer, state);
+        self.probed_for_own_requests(&local, state, now);
         self.upkeep(region_id, now);
     }
 
@@ -306,34 +348,26 @@ impl Core {
         self.outbox.take_notices()
     }
 
-    /// The own requests for `region` that waited for a probe go out, if there is a point in asking.
-    fn probed_for_own_requests(&mut self, region: &InitializedRegion, from: Address, state: CacheState) {
-        let is_warm = state == CacheState::Active;
-        for to in self.requests.probed(region.id(), is_warm) {
-            if is_warm {
-                self.outbox.ask(Ask { region: region.clone(), from, to });
-            } else {
-                let reason = ColdReason::NotCachedHere;
-                self.outbox.notice(Notice::TransferCold { region_id: region.id(), reason });
-            }
-        }
-    }
-
     fn upkeep(&mut self, region_id: u64, now: Duration) {
         let Some(entry) = self.regions.get_mut(&region_id) else { return };
         let due = entry.upkeep(Upkeep {
             region_id,
             now,
             config: &self.config,
+            pinned: self.pins.all(),
             outbox: &mut self.outbox,
             parked: &mut self.parked,
             destroyed_peer_id: self.graves.peer_of(region_id),
             is_asked_about: self.requests.awaits_probe(region_id),
         });
         self.agenda.set(region_id, due);
+        let is_blank = entry.is_blank();
+        let class = (!is_blank).then(|| entry.class(&self.config, self.pins.all()));
+        self.census.count(entry.counted, class);
+        entry.counted = class;
         if entry.life.local().is_some() {
             self.faint.remove(&region_id);
-        } else if entry.is_blank() {
+        } else if is_blank {
             self.faint.remove(&region_id);
             self.regions.remove(&region_id);
         } else {

@@ -3,10 +3,12 @@
 //! **Owns** the parts, and the rules that connect them.
 //!
 //! **How it works.** Whatever happens to a region is followed by the same short upkeep, [`RegionEntry::upkeep`]: end
-//! what is over or has become impossible, derive the goal from what is left, and say when to look again.
+//! what is over or has become impossible, tell those who have had no answer yet where they stand, derive the goal from
+//! what is left, and say when to look again.
 //!
-//! **Invariants.** A request waits only while its verdict, judged anew, is to forward or to park it. The goal is to warm
-//! the region only while it is loadable (I1).
+//! **Invariants.** A request waits only while its verdict, judged anew, is to forward or to park it, or while the region
+//! is merging; it is told so at once, or after a probe that is due now. The goal is to warm the region only while it is
+//! loadable (I1).
 //!
 //! **Must not** keep anything for a peer that is gone.
 
@@ -14,13 +16,14 @@ use std::time::Duration;
 
 use super::{
     action::{Notice, Outbox, Source},
+    census::Class,
     intents::{Ending, Intent},
     lifecycle::{Lifecycle, SnapshotPhase},
     transfer::Hold,
-    verdict::{Final, Verdict},
+    verdict::{Final, Provisional, Rejection, Verdict},
     warming::{Goal, Warming},
 };
-use crate::{config::CheckedConfig, message::Epoch};
+use crate::{config::CheckedConfig, message::Epoch, pinned::PinnedRanges};
 
 #[derive(Debug, Default)]
 pub(super) struct RegionEntry {
@@ -28,6 +31,8 @@ pub(super) struct RegionEntry {
     pub(super) intent: Intent,
     pub(super) hold: Option<Hold>,
     pub(super) warming: Warming,
+    /// How it is counted in the census.
+    pub(super) counted: Option<Class>,
 }
 
 /// What the upkeep of a region reads and writes outside of it.
@@ -35,6 +40,7 @@ pub(super) struct Upkeep<'a> {
     pub(super) region_id: u64,
     pub(super) now: Duration,
     pub(super) config: &'a CheckedConfig,
+    pub(super) pinned: &'a PinnedRanges,
     pub(super) outbox: &'a mut Outbox,
     pub(super) parked: &'a mut usize,
     /// The region's peers up to this one are gone.
@@ -76,14 +82,23 @@ impl RegionEntry {
         self.intent.expire(&mut ending);
         let life = &self.life;
         self.intent.finish(&mut ending, |waiting| match life.judge(&waiting.request, destroyed_peer_id) {
+            // What came before the merge waits for its end: it may be rolled back.
+            Verdict::Reject(Rejection::Merging) => None,
             Verdict::Reject(why) => Some(Final::Rejected(why)),
             Verdict::Forward | Verdict::Park(_) => None,
+        });
+        let is_known_cold = self.warming.is_known_cold();
+        self.intent.tell(&mut ending, |waiting| match life.judge(&waiting.request, destroyed_peer_id) {
+            Verdict::Park(why) => Some(why),
+            Verdict::Reject(_) => Some(Provisional::DataIsNotReady),
+            // Otherwise a probe is due now: it finds the region warm, which is the only answer then, or cold.
+            Verdict::Forward => is_known_cold.then_some(Provisional::Accepted),
         });
         if self.hold.is_some_and(|hold| hold.forgotten_at() <= now) {
             self.hold = None;
         }
 
-        let goal = self.goal(upkeep.config, upkeep.is_asked_about);
+        let goal = self.goal(upkeep.config, upkeep.pinned, upkeep.is_asked_about);
         self.warming.set_goal(goal, now);
         let forgotten_at = self.hold.map(|hold| hold.forgotten_at());
         [self.life.snapshot_deadline(), self.intent.deadline(), forgotten_at, self.warming.due()]
@@ -92,14 +107,14 @@ impl RegionEntry {
             .min()
     }
 
-    fn goal(&self, config: &CheckedConfig, is_asked_about: bool) -> Goal {
+    fn goal(&self, config: &CheckedConfig, pinned: &PinnedRanges, is_asked_about: bool) -> Goal {
         let Some(local) = self.life.loadable().filter(|_| config.enabled) else {
             return Goal::Nothing;
         };
         let region = local.region.as_region();
         if self.intent.wants(local.region.epoch()) {
             Goal::Warm(if self.intent.has_waiting() { Source::Request } else { Source::Transfer })
-        } else if self.life.is_leader && config.pinned.overlaps(region.get_start_key(), region.get_end_key()) {
+        } else if self.life.is_leader && pinned.overlaps(region.get_start_key(), region.get_end_key()) {
             // Only the leader serves reads, and only its cache is kept by the store; on other stores the region is
             // warmed by a request when leadership moves.
             Goal::Warm(Source::Pinned)
@@ -111,8 +126,8 @@ impl RegionEntry {
     }
 
     /// The goal that was derived last, for the notice that it was reached.
-    pub(super) fn source(&self, config: &CheckedConfig) -> Option<Source> {
-        match self.goal(config, false) {
+    pub(super) fn source(&self, config: &CheckedConfig, pinned: &PinnedRanges) -> Option<Source> {
+        match self.goal(config, pinned, false) {
             Goal::Warm(source) => Some(source),
             Goal::Know | Goal::Nothing => None,
         }

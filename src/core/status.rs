@@ -8,7 +8,7 @@
 //!
 //! **Must not** be used to decide anything: it is out of date when it arrives.
 
-use super::{CacheState, Core, PeerState, SnapshotPhase, Source};
+use super::{CacheState, Census, Core, PeerState, SnapshotPhase, Source};
 
 /// How much the core holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Status {
     pub in_flight_requests: usize,
     /// Messages that wait to be sent.
     pub queued_messages: usize,
+    /// Regions and intents by state.
+    pub census: Census,
 }
 
 /// What the core knows of one region.
@@ -49,6 +51,7 @@ impl Core {
             parked_requests: self.parked,
             in_flight_requests: self.requests.len(),
             queued_messages: self.outbox.messages_len(),
+            census: self.census,
         }
     }
 
@@ -58,7 +61,7 @@ impl Core {
             snapshot: entry.life.snapshot,
             is_leader: entry.life.is_leader,
             waiting_requests: entry.intent.waiting_len(),
-            wanted: entry.source(&self.config),
+            wanted: entry.source(&self.config, self.pins.all()),
             cache: entry.warming.seen(),
             is_ack_held: entry.hold.is_some(),
         })

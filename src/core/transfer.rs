@@ -1,10 +1,8 @@
-//! Leader transfers: asking the target to warm up, and on the target holding the acknowledgement back until it has.
+//! The target's side of a leader transfer: holding the acknowledgement back until the region is warm.
 //!
 //! **Owns** the clock of one transfer on its target: since when its acknowledgement is held back.
 //!
-//! **How it works.** The leader asks when it knows that the region is warm here, or as soon as a probe has told; only in
-//! the first case it can say so in the offer. On the target, the store asks again and again whether it may acknowledge
-//! an offer. The first time starts the clock; the answer is "not yet" until the region is warm, cannot be warmed, or
+//! **How it works.** The store asks again and again whether it may acknowledge an offer. The first time starts the clock; the answer is "not yet" until the region is warm, cannot be warmed, or
 //! `warmup-timeout` is over. A "go" ends the hold, and the next offer starts a new one.
 //!
 //! **Invariants.** A hold belongs to (region, leader, term): an offer by another leader or in another term never
@@ -16,8 +14,8 @@
 
 use std::time::Duration;
 
-use super::{Ask, ColdReason, Core, Notice, PeerState, requests::Begin};
-use crate::{config::CheckedConfig, message::Address};
+use super::{ColdReason, Core, Notice, PeerState};
+use crate::config::CheckedConfig;
 
 /// After so many loads in a row that were lost, a leader transfer does not wait for the next one. One may be lost because
 /// the region's previous incarnation was still being evicted; two are a cache that is disabled or full, or a region that
@@ -44,37 +42,6 @@ pub enum Ack {
 }
 
 impl Core {
-    /// This store is about to offer the leadership of a region to `targets`. Returns whether the region is warm here and
-    /// they are asked to warm it up, which is worth telling them in the offer.
-    pub fn transfer_requested(&mut self, region_id: u64, targets: &[Address], now: Duration) -> bool {
-        if !self.config.enabled || self.is_stopped {
-            return false;
-        }
-        let Some(entry) = self.regions.get_mut(&region_id) else { return false };
-        let Some(local) = entry.life.loadable().cloned() else { return false };
-        let is_warm = entry.warming.was_active_within(fresh_for(&self.config), now);
-        let deadline = now.saturating_add(self.config.request_timeout);
-        let mut is_asked = false;
-        for to in targets.iter().filter(|to| to.is_complete() && to.store_id != self.store_id) {
-            if self.outbox.is_congested() {
-                break;
-            }
-            match self.requests.begin(region_id, *to, is_warm, deadline, self.config.max_in_flight_requests) {
-                Begin::Send => {
-                    is_asked = true;
-                    self.outbox.ask(Ask { region: local.region.clone(), from: local.peer, to: *to });
-                }
-                Begin::AlreadyAsked => is_asked = is_warm,
-                Begin::AwaitProbe => entry.warming.probe_soon(now),
-                Begin::Full => {
-                    self.outbox.notice(Notice::TransferCold { region_id, reason: ColdReason::TooManyInFlight })
-                }
-            }
-        }
-        self.upkeep(region_id, now);
-        is_asked
-    }
-
     /// Whether the peer here may acknowledge `offer` now.
     pub fn ack(&mut self, region_id: u64, offer: Offer, now: Duration) -> Ack {
         let warmup_timeout = self.config.warmup_timeout;
@@ -165,6 +132,6 @@ impl Hold {
 /// A follower that nobody waits for is not probed. What its cache evicts meanwhile is noticed if a hook comes with it, as
 /// for a snapshot, a merge or another leader; what is evicted for lack of memory is not, and an offer that comes within
 /// this time is acknowledged cold.
-fn fresh_for(config: &CheckedConfig) -> Duration {
+pub(super) fn fresh_for(config: &CheckedConfig) -> Duration {
     config.reconcile_interval.saturating_mul(2)
 }

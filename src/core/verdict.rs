@@ -3,21 +3,22 @@
 //! **Owns** the verdicts, and their spelling on the wire.
 //!
 //! **How it works.** The lifecycle of the region gives a [`Verdict`] when the request arrives. A request that is parked
-//! is told why at once ([`Provisional`]); each request ends with one [`Final`]. On the wire a verdict is an
-//! `errorpb::Error`, and "warm" is the absence of one:
+//! is told why at once, and one that is forwarded is told "accepted" unless the region turns out to be warm already
+//! ([`Provisional`]); each request ends with one [`Final`]. On the wire a verdict is an `errorpb::Error`, and "warm" is the
+//! absence of one:
 //!
 //! | local state of the region | verdict | error |
 //! |---|---|---|
-//! | initialized, epoch ok | forward | none until it is warm |
+//! | initialized, epoch ok | forward | `read_index_not_ready` with the reason, or none if it is cached |
 //! | unknown or uninitialized | park | `region_not_initialized` |
-//! | a snapshot is announced or being applied | park | `data_is_not_ready` |
+//! | a snapshot is announced or being applied; it began to merge while the request waited | park | `data_is_not_ready` |
 //! | local epoch older than the request's | park | `epoch_not_match` with the current region |
-//! | message or metadata malformed, destroyed, merging | reject | `region_not_found` with the reason |
+//! | message or metadata malformed, destroyed, merging, merged | reject | `region_not_found` with the reason |
 //! | other store, other peer | reject | `store_not_match`, `mismatch_peer_id` |
 //! | disabled, refused or failed by the cache, too many requests, stopping | reject | `server_is_busy` with the reason |
 //! | still waiting at the deadline | expire | `server_is_busy`, `preload timed out` |
 //!
-//! **Invariants.** The three errors of [`Provisional`] are used by nothing else, so that the asking side can tell from
+//! **Invariants.** The four errors of [`Provisional`] are used by nothing else, so that the asking side can tell from
 //! an answer whether another one follows.
 //!
 //! **Must not** decide anything.
@@ -42,6 +43,8 @@ pub(crate) enum Verdict {
 /// An answer that another one follows.
 #[derive(Clone, Debug)]
 pub enum Provisional {
+    /// The region is being loaded.
+    Accepted,
     RegionNotInitialized,
     DataIsNotReady,
     EpochNotMatch(InitializedRegion),
@@ -67,6 +70,9 @@ pub enum Rejection {
     Destroyed,
     #[error("region is merging")]
     Merging,
+    /// The region that waited was merged into its neighbour, whose own requests go on.
+    #[error("region is merged into another one, which supersedes it")]
+    Superseded,
     #[error("metadata is malformed: {0}")]
     MalformedMetadata(NotInitialized),
     #[error("preload is disabled")]
@@ -79,6 +85,7 @@ pub enum Rejection {
     Stopping,
 }
 
+const ACCEPTED: &str = "preload request is accepted";
 const TIMED_OUT: &str = "preload timed out";
 
 /// What an answer says.
@@ -99,12 +106,17 @@ impl AnswerBody {
                 error.mut_server_is_busy().set_reason(TIMED_OUT.into());
             }
             Self::Final(Final::Rejected(rejection)) => rejection.write_to(&mut error, request),
+            Self::Provisional(Provisional::Accepted) => {
+                error.set_message(ACCEPTED.into());
+                error.mut_read_index_not_ready().set_region_id(request.region_id);
+                error.mut_read_index_not_ready().set_reason(ACCEPTED.into());
+            }
             Self::Provisional(Provisional::RegionNotInitialized) => {
                 error.set_message("region is not initialized, preload request is parked".into());
                 error.mut_region_not_initialized().set_region_id(request.region_id);
             }
             Self::Provisional(Provisional::DataIsNotReady) => {
-                error.set_message("snapshot is not applied, preload request is parked".into());
+                error.set_message("data is about to be replaced, preload request is parked".into());
                 error.mut_data_is_not_ready().set_region_id(request.region_id);
                 error.mut_data_is_not_ready().set_peer_id(request.to.peer_id);
             }
@@ -130,6 +142,7 @@ impl AnswerBody {
 impl Provisional {
     pub fn label(&self) -> &'static str {
         match self {
+            Self::Accepted => "accepted",
             Self::RegionNotInitialized => "region_not_initialized",
             Self::DataIsNotReady => "data_is_not_ready",
             Self::EpochNotMatch(_) => "epoch_not_match",
@@ -141,7 +154,7 @@ impl Rejection {
     fn write_to(self, error: &mut errorpb::Error, request: &PreloadRequest) {
         let reason = self.to_string();
         match self {
-            Self::Malformed(_) | Self::Destroyed | Self::Merging | Self::MalformedMetadata(_) => {
+            Self::Malformed(_) | Self::Destroyed | Self::Merging | Self::Superseded | Self::MalformedMetadata(_) => {
                 error.mut_region_not_found().set_region_id(request.region_id);
             }
             Self::StoreNotMatch { actual_store_id } => {
@@ -166,6 +179,7 @@ impl Rejection {
             Self::MismatchPeerId { .. } => "mismatch_peer_id",
             Self::Destroyed => "destroyed",
             Self::Merging => "merging",
+            Self::Superseded => "superseded",
             Self::MalformedMetadata(_) => "malformed_metadata",
             Self::Disabled => "disabled",
             Self::TooManyRequests => "too_many_requests",

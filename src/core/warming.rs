@@ -60,12 +60,14 @@ pub(super) struct Warming {
     loads: u32,
     /// Loads in a row that were lost; `loads_lost <= loads`.
     loads_lost: u32,
+    /// Since when the region is to be warm, and its data is what it is.
+    wanted_since: Duration,
 }
 
 impl Warming {
     /// The region's data is another now.
     pub(super) fn restart(&mut self, generation: u64, now: Duration) {
-        *self = Self { generation, goal: self.goal, next_at: now, ..Self::default() };
+        *self = Self { generation, goal: self.goal, next_at: now, wanted_since: now, ..Self::default() };
     }
 
     pub(super) fn set_goal(&mut self, goal: Goal, now: Duration) {
@@ -73,6 +75,7 @@ impl Warming {
         if was_warm != is_warm {
             self.next = Step::Probe;
             (self.loads, self.loads_lost) = (0, 0);
+            self.wanted_since = now;
         }
         if is_warm && !was_warm || goal != Goal::Nothing && self.goal == Goal::Nothing {
             self.next_at = now;
@@ -85,6 +88,16 @@ impl Warming {
         if self.next == Step::Probe {
             self.next_at = self.next_at.min(now);
         }
+    }
+
+    /// Whether the region was not in the cache, or not completely, when it was last looked for. When not, and somebody
+    /// waits, a probe is due.
+    pub(super) fn is_known_cold(&self) -> bool {
+        matches!(self.seen(), Some(CacheState::Absent | CacheState::Loading))
+    }
+
+    pub(super) fn wanted_since(&self) -> Duration {
+        self.wanted_since
     }
 
     pub(super) fn seen(&self) -> Option<CacheState> {
@@ -179,7 +192,7 @@ impl Jitter {
     }
 
     /// Takes up to half of `duration` away.
-    fn shorten(&mut self, duration: Duration) -> Duration {
+    pub(super) fn shorten(&mut self, duration: Duration) -> Duration {
         // A step of splitmix64: quality does not matter here, having no state to lock and no dependency does.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

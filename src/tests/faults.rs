@@ -66,19 +66,24 @@ fn fault_18008_region_is_not_loaded_between_prepare_and_rollback_of_a_merge() {
     let mut merging = region(7);
     merging.mut_region_epoch().set_version(3);
     bench.update(&merging, RegionChangeReason::PrepareMerge);
-    assert_eq!(bench.answers(), [AnswerKind::RegionNotFound]);
+    let mut late = request(7);
+    late.mut_from_peer().set_id(73);
+    bench.receive(&late);
+    assert_eq!(bench.answers(), [AnswerKind::RegionNotFound], "what comes now is rejected");
     bench.receive(&request(7));
     bench.millis(1000);
-    assert_eq!(bench.answers(), [AnswerKind::RegionNotFound]);
+    assert_eq!(bench.answers(), [AnswerKind::DataIsNotReady], "what came before goes on waiting");
     assert_eq!(bench.cache.loads(), [7], "not while it is merging");
 
     // The old incarnation, at the old epoch, is what the cache still has: it does not count.
     merging.mut_region_epoch().set_version(4);
     bench.cache.finish_loads();
     bench.update(&merging, RegionChangeReason::RollbackMerge);
-    bench.receive(&request(7));
     bench.millis(10);
     assert_eq!((bench.cache.loads(), bench.answers()), (vec![7, 7], vec![]));
+    bench.cache.finish_loads();
+    bench.millis(20);
+    assert_eq!(bench.answers(), [AnswerKind::Warm]);
 }
 
 /// A warm-up that is held back for one leader outlives it, and the next one's transfer is acknowledged cold.

@@ -4,6 +4,8 @@ mod faults;
 mod hostile;
 mod model;
 mod online_config;
+mod pinning;
+mod protocol;
 mod transfers;
 mod verdicts;
 mod warming;

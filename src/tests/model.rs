@@ -15,7 +15,7 @@ use raftstore::coprocessor::{ApplySnapshotObserver, RegionChangeEvent, RegionCha
 
 use crate::{
     Config, PinnedRange,
-    core::SnapshotPhase,
+    core::{RegionState, SnapshotPhase},
     message::{Address, AnswerKind},
     test_support::*,
 };
@@ -259,6 +259,8 @@ impl Model {
         assert!(status.parked_requests <= PARKED_MAX && status.initialized_regions <= KNOWN_MAX, "I6: {status:?}");
         assert!(status.initialized_regions + status.faint_regions <= KNOWN_MAX + PARKED_MAX, "I6: {status:?}");
         assert_eq!(status.queued_messages, 0);
+        let counted: usize = RegionState::ALL.iter().map(|state| status.census.regions(*state)).sum();
+        assert_eq!(counted, status.initialized_regions + status.faint_regions, "each region is counted once");
     }
 
     /// Nothing happens any more.

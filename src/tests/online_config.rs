@@ -14,6 +14,7 @@ const _: fn(Config) = |config| {
         enabled: _,
         warmup_timeout: _,
         request_timeout: _,
+        request_resend_interval: _,
         reconcile_interval: _,
         probe_interval: _,
         load_retry_backoff_min: _,
@@ -88,6 +89,24 @@ fn fault_17574_request_timeout_takes_effect() {
     assert_eq!(bench.answers(), [AnswerKind::RegionNotInitialized]);
     bench.millis(1);
     assert_eq!(bench.answers(), [AnswerKind::ServerIsBusy]);
+}
+
+#[cfg(feature = "transfer-leader")]
+#[test]
+fn fault_17574_request_resend_interval_takes_effect_at_once() {
+    let slow = Config { request_resend_interval: ReadableDuration::minutes(10), ..Config::default() };
+    let bench = Bench::with_config(&slow);
+    bench.cache.load_at_once();
+    bench.create(&region(7));
+    bench.lead(&region(7));
+    bench.receive(&request(7));
+    bench.millis(20);
+    super::transfers::transfer_to(&bench, 2..3);
+    bench.millis(5000);
+    bench.transport.take();
+    change(&bench, &Config { request_resend_interval: ReadableDuration::millis(10), ..Config::default() });
+    bench.millis(10);
+    assert_eq!(bench.transport.take().len(), 1);
 }
 
 #[test]

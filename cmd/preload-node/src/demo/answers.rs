@@ -22,6 +22,8 @@ use super::schedule::TARGET_STORE;
 
 pub(super) const WARM: &str = "warm";
 pub(super) const REGION_NOT_INITIALIZED: &str = "region_not_initialized";
+/// Loaded right away. Its field in `errorpb::Error` is `read_index_not_ready`.
+const ACCEPTED: &str = "accepted";
 const DATA_IS_NOT_READY: &str = "data_is_not_ready";
 const EPOCH_NOT_MATCH: &str = "epoch_not_match";
 
@@ -55,7 +57,7 @@ impl Answers {
 impl Answer {
     /// Whether another answer follows this one.
     pub(super) fn is_provisional(self) -> bool {
-        [REGION_NOT_INITIALIZED, DATA_IS_NOT_READY, EPOCH_NOT_MATCH].contains(&self.name)
+        [ACCEPTED, REGION_NOT_INITIALIZED, DATA_IS_NOT_READY, EPOCH_NOT_MATCH].contains(&self.name)
     }
 }
 
@@ -74,6 +76,8 @@ fn name(extra_ctx: &[u8]) -> &'static str {
     let Ok(error) = kvproto::decode::<errorpb::Error>(extra_ctx) else { return "undecodable" };
     if error == errorpb::Error::default() {
         WARM
+    } else if error.has_read_index_not_ready() {
+        ACCEPTED
     } else if error.has_region_not_initialized() {
         REGION_NOT_INITIALIZED
     } else if error.has_data_is_not_ready() {

@@ -22,6 +22,7 @@ pub struct InitializedRegion(Arc<Region>);
 
 /// Why metadata is not that of an initialized region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(test, derive(Hash))]
 #[error("region {region_id} is not initialized: {reason}")]
 pub struct NotInitialized {
     pub region_id: u64,
@@ -43,6 +44,13 @@ pub enum Reason {
     EmptyRange,
     #[error("it has no peer on this store")]
     NotOnStore,
+}
+
+#[cfg(test)]
+impl std::hash::Hash for InitializedRegion {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.id(), self.epoch(), self.0.get_start_key(), self.0.get_end_key()).hash(state);
+    }
 }
 
 impl InitializedRegion {
@@ -104,6 +112,7 @@ impl TryFrom<&Region> for InitializedRegion {
 
 /// An initialized region and its peer on this store.
 #[derive(Clone, Debug)]
+#[cfg_attr(test, derive(Hash))]
 pub struct LocalRegion {
     pub region: InitializedRegion,
     pub peer: Address,

@@ -77,6 +77,7 @@ impl Epoch {
 
 /// A well-formed `MsgPreLoadRegionRequest`: `from` asks that `to` warms the region up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub struct PreloadRequest {
     pub region_id: u64,
     pub from: Address,

@@ -202,6 +202,7 @@ pub enum Notice {
 }
 
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Outbox {
     messages: VecDeque<Action>,
     notices: Vec<Notice>,

@@ -14,6 +14,7 @@ use std::{
 };
 
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub(super) struct Agenda {
     by_time: BTreeSet<(Duration, u64)>,
     by_region: BTreeMap<u64, Duration>,

@@ -14,6 +14,7 @@ use crate::{config::CheckedConfig, pinned::PinnedRanges};
 
 /// How far a region has come, of those that something is known of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub enum RegionState {
     /// No peer was heard of; a request waits for one.
     Unknown,
@@ -28,6 +29,7 @@ pub enum RegionState {
 
 /// How far it is to what somebody wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub enum IntentState {
     /// The region cannot be loaded yet.
     Parked,
@@ -46,6 +48,7 @@ impl IntentState {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct Class {
     region: RegionState,
     intent: Option<(Source, IntentState)>,

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 pub(super) const GRAVES_MAX: usize = 4096;
 
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub(super) struct Graves {
     peer_of: BTreeMap<u64, u64>,
     /// The regions in `peer_of`, each once, in the order in which they came.

@@ -22,6 +22,7 @@ use crate::message::{Epoch, PreloadRequest};
 
 /// A request that waits for its final answer.
 #[derive(Clone, Debug)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct Waiting {
     pub(super) request: PreloadRequest,
     pub(super) arrived: Duration,
@@ -37,6 +38,7 @@ impl Waiting {
 }
 
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct Intent {
     waiting: Vec<Waiting>,
     /// An offer of leadership wants the region warm until then.

@@ -40,6 +40,7 @@ use crate::{
 
 /// How far a peer has come.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(test, derive(Hash))]
 pub enum PeerState {
     /// Nothing was heard of a peer of the region.
     #[default]
@@ -57,6 +58,7 @@ pub enum PeerState {
 
 /// Where the region is on the way through a snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub enum SnapshotPhase {
     #[default]
     Idle,
@@ -90,6 +92,7 @@ pub enum SnapshotStep {
 }
 
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct Lifecycle {
     pub(super) peer: PeerState,
     pub(super) snapshot: SnapshotPhase,

@@ -29,6 +29,8 @@ mod agenda;
 mod asking;
 mod census;
 mod events;
+#[cfg(test)]
+mod exhaustive;
 mod graves;
 mod intents;
 mod lifecycle;
@@ -75,6 +77,7 @@ const TOLD_AT_ONCE: usize = 64;
 
 /// See the module's documentation.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Core {
     store_id: u64,
     config: CheckedConfig,
@@ -206,6 +209,14 @@ impl Core {
             // One that came before the merge did goes on waiting, and this is the same one.
             Verdict::Reject(Rejection::Merging) if self.waits(&request) => {
                 self.wait(request, Some(Provisional::DataIsNotReady), now);
+            }
+            // The region has not been told yet that the plugin is disabled: what waits ends now, and this with it.
+            Verdict::Reject(why) if self.waits(&request) => {
+                if let Some(entry) = self.regions.get_mut(&request.region_id) {
+                    entry.intent.repeat(&request);
+                }
+                self.withdraw(request.region_id, why, now);
+                self.upkeep(request.region_id, now);
             }
             Verdict::Reject(why) => self.reject(request, why),
             Verdict::Forward => self.wait(request, None, now),

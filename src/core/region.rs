@@ -26,6 +26,7 @@ use super::{
 use crate::{config::CheckedConfig, message::Epoch, pinned::PinnedRanges};
 
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub(super) struct RegionEntry {
     pub(super) life: Lifecycle,
     pub(super) intent: Intent,

@@ -31,6 +31,7 @@ use crate::message::{Address, AnswerKind, PreloadAnswer};
 type Key = (u64, Address);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 enum State {
     /// Whether the region is warm here is not known yet.
     Probing,
@@ -38,6 +39,7 @@ enum State {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 struct Sent {
     number: u64,
     sends: u32,
@@ -51,6 +53,7 @@ impl Sent {
 }
 
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(test, derive(Hash))]
 struct Request {
     deadline: Duration,
     /// When there is something to do next; `wake_at <= deadline`.
@@ -59,6 +62,7 @@ struct Request {
 }
 
 #[derive(Clone, Debug)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct Requests {
     requests: BTreeMap<Key, Request>,
     by_wake: BTreeSet<(Duration, Key)>,

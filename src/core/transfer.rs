@@ -89,6 +89,7 @@ impl Core {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct Hold {
     leader_peer_id: u64,
     term: u64,

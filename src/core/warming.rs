@@ -23,6 +23,7 @@ use crate::config::CheckedConfig;
 
 /// What the region's cache is looked at for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) enum Goal {
     #[default]
     Nothing,
@@ -32,6 +33,7 @@ pub(super) enum Goal {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) enum Step {
     #[default]
     Probe,
@@ -40,6 +42,7 @@ pub(super) enum Step {
 
 /// Which of the configuration's intervals a step waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 enum Wait {
     #[default]
     Probe,
@@ -62,6 +65,15 @@ pub(super) struct Warming {
     loads_lost: u32,
     /// Since when the region is to be warm, and its data is what it is.
     wanted_since: Duration,
+}
+
+/// All but the generation, which only has to differ from that of a probe that is out.
+#[cfg(test)]
+impl std::hash::Hash for Warming {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.goal, self.seen, self.next, self.next_at, self.wait).hash(state);
+        (self.loads, self.loads_lost, self.wanted_since).hash(state);
+    }
 }
 
 impl Warming {
@@ -184,6 +196,7 @@ impl Warming {
 
 /// Spreads what would otherwise happen at the same time. Seeded, so that a run can be replayed.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Jitter(u64);
 
 impl Jitter {

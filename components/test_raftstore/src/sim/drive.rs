@@ -140,8 +140,13 @@ impl World {
             }
             Effect::ApplySnapshot(task) => {
                 let range = |region: &Region| (region.get_start_key().to_vec(), region.get_end_key().to_vec());
+                if !task.absorbs.is_empty() {
+                    self.coverage.hit(Seam::SnapshotAbsorbs);
+                }
                 let is_other = task.replaces.as_ref().is_some_and(|r| range(r) != range(task.snapshot.region()));
-                run.give_snapshot(task);
+                if let Some(run) = self.running(store_id) {
+                    run.give_snapshot(task);
+                }
                 if is_other {
                     self.coverage.hit(Seam::SnapshotOfOtherRange);
                 }
@@ -152,7 +157,7 @@ impl World {
     }
 
     /// Puts the next step of each worker that has work on the agenda.
-    fn wake_workers(&mut self, store_id: u64) {
+    pub(super) fn wake_workers(&mut self, store_id: u64) {
         let Some(store) = self.stores.get_mut(&store_id) else { return };
         let (life, Some(run)) = (store.life, store.run.as_mut()) else { return };
         let mut woken = Vec::new();
@@ -270,6 +275,11 @@ impl World {
         let coverage = self.coverage.clone();
         match input {
             Input::Applied(outcome) => {
+                let is_of_merge =
+                    |change: &Change| matches!(change, Change::PrepareMerge { .. } | Change::AwaitSource(_));
+                if outcome.changes.iter().any(is_of_merge) {
+                    self.disturb_merge(store_id, outcome.tag.region_id);
+                }
                 let (region_id, index) = (outcome.tag.region_id, outcome.apply_state.get_applied_index());
                 trace!(self, "store {store_id} has applied region {region_id} up to {index}");
                 let Some(run) = self.running(store_id) else { return };
@@ -299,7 +309,16 @@ impl World {
                             }
                         }
                         Change::CompactLog { .. } => coverage.hit(Seam::LogCompacted),
-                        _ => {}
+                        Change::Membership { .. } => {}
+                        Change::PrepareMerge { .. } => coverage.hit(Seam::MergePrepared),
+                        Change::CommitMerge { .. } => coverage.hit(Seam::MergeCommitted),
+                        Change::RollbackMerge { .. } => coverage.hit(Seam::MergeRolledBack),
+                        Change::AwaitSource(request) => {
+                            let source = run.core.status(request.get_source_state().get_region().get_id());
+                            if source.is_none_or(|source| source.applied_index < request.get_commit()) {
+                                coverage.hit(Seam::SourceLags);
+                            }
+                        }
                     }
                 }
             }

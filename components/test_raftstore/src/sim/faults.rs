@@ -38,10 +38,19 @@ impl World {
 
     pub(super) fn on_partition_due(&mut self) {
         let Some(every) = self.plan.partition_every else { return };
-        let all = 1..=self.plan.stores;
         let sluggish = self.plan.sluggish_store().filter(|_| self.rng.percent(50));
         let store_id = sluggish.unwrap_or_else(|| self.rng.range(1, self.plan.stores));
-        let others = all.filter(|other| *other != store_id);
+        self.isolate(store_id);
+        let next = self.rng.around(every);
+        self.schedule(next, Event::Partition);
+    }
+
+    /// Takes links of a store down: all of them, those in one direction, or one.
+    pub(super) fn isolate(&mut self, store_id: u64) {
+        if self.is_healed {
+            return;
+        }
+        let others = (1..=self.plan.stores).filter(|other| *other != store_id);
         let links: Vec<(u64, u64)> = match self.rng.range(0, 3) {
             0 => others.flat_map(|other| [(store_id, other), (other, store_id)]).collect(),
             1 => others.map(|other| (store_id, other)).collect(),
@@ -53,8 +62,28 @@ impl World {
         self.partitions.insert(id, links);
         let length = self.rng.around(Duration::from_millis(1_500));
         self.schedule(length, Event::EndPartition { id });
-        let next = self.rng.around(every);
-        self.schedule(next, Event::Partition);
+    }
+
+    /// A store has come to a step of a merge of `region_id`: now and then it does not get far, or is told to load the region.
+    pub(super) fn disturb_merge(&mut self, store_id: u64, region_id: u64) {
+        if self.side_rng.percent(20) {
+            let soon = self.side_rng.up_to(Duration::from_millis(30));
+            self.schedule(soon, Event::Load { store_id, region_id });
+        }
+        let delay = self.rng.up_to(Duration::from_millis(300));
+        if self.plan.crash_every.is_some() && self.rng.percent(15) {
+            self.schedule(delay, Event::CrashOf { store_id });
+        }
+        if self.plan.partition_every.is_some() && self.rng.percent(10) {
+            self.schedule(delay, Event::Isolation { store_id });
+        }
+    }
+
+    pub(super) fn on_crash_of(&mut self, store_id: u64) {
+        if !self.is_healed && self.running(store_id).is_some() {
+            let is_power_failure = self.rng.percent(70);
+            self.crash(store_id, is_power_failure);
+        }
     }
 
     /// Nothing goes wrong from now on; every store runs.

@@ -99,6 +99,9 @@ impl World {
             return Some(format!("no leader for the keys from {covered:?} on"));
         }
         for (leader_store, leader) in leaders.values() {
+            if leader.merging {
+                return Some(format!("{leader:?} waits for its merge on store {leader_store}"));
+            }
             for peer in leader.region.get_peers() {
                 let run = self.stores.get(&peer.get_store_id()).and_then(|store| store.run.as_ref());
                 let status = run.and_then(|run| run.core.status(leader.region.get_id()));

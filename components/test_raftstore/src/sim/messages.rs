@@ -80,7 +80,8 @@ impl World {
         trace!(self, "-> {to_store} {}", Line(&message));
         let (region_id, kind) = (message.get_region_id(), message.get_message().get_msg_type());
         if message.has_extra_msg() {
-            self.coverage.hit(Seam::StalePeerAsks);
+            let is_merge = message.get_extra_msg().get_type() == ExtraMessageType::MsgWantRollbackMerge;
+            self.coverage.hit(if is_merge { Seam::WantsRollback } else { Seam::StalePeerAsks });
         } else if message.get_is_tombstone() {
             self.coverage.hit(Seam::ToldRemoved);
         } else if kind == MessageType::MsgTimeoutNow {

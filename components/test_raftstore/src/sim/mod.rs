@@ -31,6 +31,7 @@ mod drive;
 mod engine;
 mod faults;
 mod history;
+mod impostors;
 mod liveness;
 mod messages;
 mod observers;

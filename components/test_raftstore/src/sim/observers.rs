@@ -4,8 +4,8 @@
 //! How the plugin and the cache's observer are registered, and the simulator's own observers beside them.
 //!
 //! # How it works
-//! [`Listener`] rings the plugin's bell and counts seams, [`Interleaver`] lets the workers go on in the middle of a
-//! snapshot. A sabotage leaves a hook out, or has something else answer it.
+//! [`Listener`] rings the plugin's bell, [`Witness`] counts seams, [`Inspector`] checks, and [`Interleaver`] lets the workers
+//! go on in the middle of a snapshot. A sabotage leaves a hook out, or has one of the `impostors` answer it.
 //!
 //! # Invariants
 //! Without a sabotage they change nothing but when things happen.
@@ -13,34 +13,35 @@
 //! # What it must not do
 //! Depend on whether the plugin or the cache's observer is called first.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use engine_traits::{CacheRegion, RegionCacheEngineExt as _, RegionEvent};
 use hybrid_engine::RegionCacheObserver;
 use in_memory_engine::{RegionCacheEngine, RegionState};
 use kvproto::{
     metapb::Region,
     raft_cmdpb::{AdminCmdType, TransferLeaderRequest},
-    raft_serverpb::{ExtraMessageType, RaftApplyState, RaftMessage},
+    raft_serverpb::RaftApplyState,
 };
 use parking_lot::Mutex;
-use preload_observer::{PreloadObserver, core::PeerState};
+use preload_observer::PreloadObserver;
 use raft::{StateRole, eraftpb};
 use raftstore::{
     coprocessor::{
         AdminObserver, ApplyCtxInfo, ApplySnapshotObserver, BoxAdminObserver, BoxApplySnapshotObserver,
         BoxQueryObserver, BoxRaftMessageObserver, BoxRegionChangeObserver, BoxRoleObserver, Cmd, Coprocessor,
-        CoprocessorHost, DestroyPeerObserver, ObserverContext, RaftMessageObserver, RegionChangeEvent,
-        RegionChangeObserver, RegionState as ChangedRegions, Result, RoleChange, RoleObserver,
-        TransferLeaderCustomContext, TransferLeaderObserver,
+        CoprocessorHost, DestroyPeerObserver, ObserverContext, RegionChangeEvent, RegionChangeObserver,
+        RegionState as ChangedRegions, Result, RoleChange, RoleObserver, TransferLeaderCustomContext,
+        TransferLeaderObserver,
         dispatcher::{BoxDestroyPeerObserver, BoxTransferLeaderObserver},
     },
     store::{SnapKey, Snapshot},
 };
 
 use super::{
+    checks::merges_evict,
     coverage::{Coverage, Seam},
     engine::SimEngine,
+    impostors::{BlindToRollback, NeverReady, PieceKeepsRange, StaleClock, Usurper},
     sabotage::Sabotage,
     surroundings::{Bell, CacheSpy, Loader, Surroundings},
 };
@@ -66,10 +67,10 @@ pub(super) struct Observers<'a> {
 impl Observers<'_> {
     pub(super) fn register(self, host: &mut CoprocessorHost<SimEngine>) {
         let surroundings = &self.spy.surroundings;
-        register_cache(host, if self.is_cache_first { 5 } else { 20 }, &self.cache, surroundings);
+        register_cache(host, if self.is_cache_first { 5 } else { 20 }, &self.cache, surroundings.sabotage);
         let Some(plugin) = self.plugin else { return };
         if surroundings.is(Sabotage::WarmupOutlivesLeader) {
-            register_with_stale_clock(host, plugin, surroundings, self.warmup_timeout);
+            StaleClock::new(plugin.clone(), surroundings.clone(), self.warmup_timeout).register(host, PLUGIN);
         } else {
             plugin.register(host, PLUGIN);
         }
@@ -77,6 +78,8 @@ impl Observers<'_> {
         let witness = Witness { plugin: plugin.clone(), cache: self.cache.clone(), coverage };
         host.registry.register_admin_observer(FIRST, BoxAdminObserver::new(witness.clone()));
         host.registry.register_role_observer(FIRST, BoxRoleObserver::new(witness));
+        let inspector = Inspector { spy: self.spy.clone() };
+        host.registry.register_admin_observer(LAST, BoxAdminObserver::new(inspector));
         let listener = Listener { bell: self.bell.clone(), plugin: plugin.clone(), surroundings: surroundings.clone() };
         let registry = &mut host.registry;
         registry.register_region_change_observer(LAST, BoxRegionChangeObserver::new(listener.clone()));
@@ -90,7 +93,7 @@ impl Observers<'_> {
         registry.register_apply_snapshot_observer(LAST, BoxApplySnapshotObserver::new(PreOnly(interleaver.clone())));
         registry.register_apply_snapshot_observer(FIRST, BoxApplySnapshotObserver::new(PostOnly(interleaver)));
         if let Some(sabotage @ (Sabotage::InitializationCheckSkipped | Sabotage::ParkingOff)) = surroundings.sabotage {
-            let usurper = Usurper { plugin: plugin.clone(), spy: self.spy.clone(), sabotage };
+            let usurper = Usurper::new(plugin.clone(), self.spy.clone(), sabotage);
             registry.register_raft_message_observer(FIRST, BoxRaftMessageObserver::new(usurper));
         }
         if surroundings.is(Sabotage::AckAlwaysHeld) {
@@ -99,48 +102,28 @@ impl Observers<'_> {
     }
 }
 
-/// All that [`RegionCacheObserver::register`] does, unless a hook is to be left out.
+/// All that [`RegionCacheObserver::register`] does, unless a hook is to be left out or to be answered otherwise.
 fn register_cache(
     host: &mut CoprocessorHost<SimEngine>,
     priority: u32,
     cache: &RegionCacheEngine,
-    surroundings: &Surroundings,
+    sabotage: Option<Sabotage>,
 ) {
-    let (observer, registry) = (RegionCacheObserver::new(cache.clone()), &mut host.registry);
-    if !surroundings.is(Sabotage::NotEvictedOnSnapshot) && !surroundings.is(Sabotage::PieceKeepsRange) {
-        return observer.register(host, priority);
-    }
-    if surroundings.is(Sabotage::PieceKeepsRange) {
-        registry.register_admin_observer(priority, BoxAdminObserver::new(PieceKeepsRange(cache.clone())));
+    let observer = RegionCacheObserver::new(cache.clone());
+    let registry = &mut host.registry;
+    let admin = match sabotage {
+        Some(Sabotage::PieceKeepsRange) => BoxAdminObserver::new(PieceKeepsRange::new(cache.clone())),
+        Some(Sabotage::NotEvictedOnRollback) => BoxAdminObserver::new(BlindToRollback::new(observer.clone())),
+        Some(Sabotage::NotEvictedOnSnapshot) => BoxAdminObserver::new(observer.clone()),
+        _ => return observer.register(host, priority),
+    };
+    registry.register_admin_observer(priority, admin);
+    if sabotage != Some(Sabotage::NotEvictedOnSnapshot) {
         registry.register_apply_snapshot_observer(priority, BoxApplySnapshotObserver::new(observer.clone()));
-    } else {
-        registry.register_admin_observer(priority, BoxAdminObserver::new(observer.clone()));
     }
     registry.register_query_observer(priority, BoxQueryObserver::new(observer.clone()));
     registry.register_role_observer(priority, BoxRoleObserver::new(observer.clone()));
     registry.register_destroy_peer_observer(priority, BoxDestroyPeerObserver::new(observer));
-}
-
-/// All that [`PreloadObserver::register`] does, but that a warm-up belongs to nobody.
-fn register_with_stale_clock(
-    host: &mut CoprocessorHost<SimEngine>,
-    plugin: &PreloadObserver,
-    surroundings: &Surroundings,
-    warmup_timeout: Duration,
-) {
-    let stale = StaleClock {
-        plugin: plugin.clone(),
-        surroundings: surroundings.clone(),
-        warmup_timeout,
-        offered_at: Arc::default(),
-    };
-    let registry = &mut host.registry;
-    registry.register_raft_message_observer(PLUGIN, BoxRaftMessageObserver::new(plugin.clone()));
-    registry.register_region_change_observer(PLUGIN, BoxRegionChangeObserver::new(plugin.clone()));
-    registry.register_role_observer(PLUGIN, BoxRoleObserver::new(plugin.clone()));
-    registry.register_apply_snapshot_observer(PLUGIN, BoxApplySnapshotObserver::new(plugin.clone()));
-    registry.register_destroy_peer_observer(PLUGIN, BoxDestroyPeerObserver::new(plugin.clone()));
-    registry.register_transfer_leader_observer(PLUGIN, BoxTransferLeaderObserver::new(stale));
 }
 
 /// Rings the bell when a hook was called that the plugin listens to.
@@ -231,11 +214,44 @@ impl AdminObserver for Witness {
         _: &ChangedRegions,
         _: &mut ApplyCtxInfo<'_>,
     ) -> bool {
-        if cmd.request.get_admin_request().get_cmd_type() == AdminCmdType::BatchSplit {
-            match self.cache.region_status(ctx.region().get_id()).map(|status| status.state) {
-                Some(RegionState::Loading) => self.coverage.hit(Seam::LoadingSplit),
-                Some(RegionState::Active) => self.coverage.hit(Seam::ActiveSplit),
-                _ => {}
+        let state = self.cache.region_status(ctx.region().get_id()).map(|status| status.state);
+        match (cmd.request.get_admin_request().get_cmd_type(), state) {
+            (AdminCmdType::BatchSplit, Some(RegionState::Loading)) => self.coverage.hit(Seam::LoadingSplit),
+            (AdminCmdType::BatchSplit, Some(RegionState::Active)) => self.coverage.hit(Seam::ActiveSplit),
+            (AdminCmdType::PrepareMerge, Some(_)) => self.coverage.hit(Seam::CachedAtPrepare),
+            (AdminCmdType::CommitMerge, Some(_)) => self.coverage.hit(Seam::CachedAtCommit),
+            (AdminCmdType::RollbackMerge, Some(_)) => self.coverage.hit(Seam::CachedAtRollback),
+            _ => {}
+        }
+        false
+    }
+}
+
+/// Looks at the cache when everybody has reacted to a merge, which may have begun a load.
+#[derive(Clone)]
+struct Inspector {
+    spy: Arc<CacheSpy>,
+}
+
+impl Coprocessor for Inspector {}
+
+impl AdminObserver for Inspector {
+    fn post_exec_admin(
+        &self,
+        _: &mut ObserverContext<'_>,
+        cmd: &Cmd,
+        _: &RaftApplyState,
+        changed: &ChangedRegions,
+        _: &mut ApplyCtxInfo<'_>,
+    ) -> bool {
+        let is_of_merge = matches!(
+            cmd.request.get_admin_request().get_cmd_type(),
+            AdminCmdType::PrepareMerge | AdminCmdType::CommitMerge | AdminCmdType::RollbackMerge
+        );
+        if let Some(region) = changed.modified_region.as_ref().filter(|_| is_of_merge) {
+            self.spy.loader_bell.ring();
+            if let Err(violation) = merges_evict::check(region, &self.spy.cache) {
+                self.spy.surroundings.findings.add(violation);
             }
         }
         false
@@ -286,101 +302,5 @@ impl Coprocessor for PostOnly {}
 impl ApplySnapshotObserver for PostOnly {
     fn post_apply_snapshot(&self, _: &mut ObserverContext<'_>, _: u64, _: &SnapKey, _: Option<&Snapshot>) {
         self.0.go_on();
-    }
-}
-
-/// The plugin's place, taken by less.
-#[derive(Clone)]
-struct Usurper {
-    plugin: PreloadObserver,
-    spy: Arc<CacheSpy>,
-    sabotage: Sabotage,
-}
-
-impl Coprocessor for Usurper {}
-
-impl RaftMessageObserver for Usurper {
-    fn on_raft_message(&self, message: &RaftMessage) -> bool {
-        let is_request =
-            message.has_extra_msg() && message.get_extra_msg().get_type() == ExtraMessageType::MsgPreLoadRegionRequest;
-        if !is_request {
-            return true;
-        }
-        let known = match self.plugin.region_status(message.get_region_id()).map(|status| status.peer) {
-            Some(PeerState::Initialized(local) | PeerState::Merging(local)) => Some(local.region),
-            _ => None,
-        };
-        if self.sabotage == Sabotage::InitializationCheckSkipped {
-            let mut bare = Region::default();
-            bare.set_id(message.get_region_id());
-            self.spy.load_region(known.as_ref().map_or(&bare, |region| region.as_region()));
-            return false;
-        }
-        known.is_some()
-    }
-}
-
-/// Gives an offer as much time as is left of the first one that the region ever had.
-#[derive(Clone)]
-struct StaleClock {
-    plugin: PreloadObserver,
-    surroundings: Surroundings,
-    warmup_timeout: Duration,
-    offered_at: Arc<Mutex<BTreeMap<u64, Duration>>>,
-}
-
-impl Coprocessor for StaleClock {}
-
-impl TransferLeaderObserver for StaleClock {
-    fn pre_transfer_leader(
-        &self,
-        ctx: &mut ObserverContext<'_>,
-        request: &TransferLeaderRequest,
-    ) -> Result<Option<TransferLeaderCustomContext>> {
-        self.plugin.pre_transfer_leader(ctx, request)
-    }
-
-    fn pre_ack_transfer_leader(&self, ctx: &mut ObserverContext<'_>, message: &eraftpb::Message) -> bool {
-        let now = self.surroundings.now();
-        let since = *self.offered_at.lock().entry(ctx.region().get_id()).or_insert(now);
-        self.plugin.pre_ack_transfer_leader(ctx, message) || now - since >= self.warmup_timeout
-    }
-}
-
-#[derive(Clone)]
-struct NeverReady;
-
-impl Coprocessor for NeverReady {}
-
-impl TransferLeaderObserver for NeverReady {
-    fn pre_ack_transfer_leader(&self, _: &mut ObserverContext<'_>, _: &eraftpb::Message) -> bool {
-        false
-    }
-}
-
-/// Follows a split by the epoch only: what is left of the region keeps its range in the cache.
-#[derive(Clone)]
-struct PieceKeepsRange(RegionCacheEngine);
-
-impl Coprocessor for PieceKeepsRange {}
-
-impl AdminObserver for PieceKeepsRange {
-    fn post_exec_admin(
-        &self,
-        ctx: &mut ObserverContext<'_>,
-        cmd: &Cmd,
-        _: &RaftApplyState,
-        changed: &ChangedRegions,
-        _: &mut ApplyCtxInfo<'_>,
-    ) -> bool {
-        if cmd.request.get_admin_request().get_cmd_type() == AdminCmdType::BatchSplit
-            && let Some(derived) = &changed.modified_region
-        {
-            let source = CacheRegion::from_region(ctx.region());
-            let mut piece = source.clone();
-            piece.epoch_version = derived.get_region_epoch().get_version();
-            self.0.on_region_event(RegionEvent::Split { source, new_regions: vec![piece] });
-        }
-        false
     }
 }

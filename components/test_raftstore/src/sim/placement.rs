@@ -1,4 +1,4 @@
-//! Peers come and go, learners become voters, leaders move, regions are split.
+//! Peers come and go, learners become voters, leaders move, regions are split and merged.
 //!
 //! # What it owns
 //! The ids of regions and peers, and what is done to the members of a region next.
@@ -12,6 +12,8 @@
 //!
 //! # What it must not do
 //! Care whether the command succeeds.
+
+use std::collections::BTreeSet;
 
 use kvproto::metapb::{Peer, PeerRole, Region};
 use raft::eraftpb::ConfChangeType;
@@ -34,8 +36,9 @@ pub(super) struct Placement {
 /// §4.2.2, has the removed server go on until it hears from nobody, which only makes this rarer.)
 const VOTERS_KEPT: usize = 2;
 
-/// So many regions are enough.
-const REGIONS_MAX: u64 = 7;
+/// So many regions at a time are enough, and so many ever.
+const REGIONS_MAX: usize = 6;
+const REGION_IDS_MAX: u64 = 16;
 
 impl Placement {
     pub(super) fn new() -> Self {
@@ -64,7 +67,7 @@ impl World {
         let voters = region.get_peers().iter().filter(|peer| !is_learner(peer)).count();
         let learner = others.iter().find(is_learner).cloned();
         let free: Vec<u64> = (1..=self.plan.stores).filter(|id| peer_on(&region, *id).is_none()).collect();
-        let (change, peer) = match self.rng.range(0, 13) {
+        let (change, peer) = match self.rng.range(0, 17) {
             0..=3 => match self.rng.pick(&free).copied() {
                 Some(free) => {
                     let peer = new_peer(free, self.placement.next_peer_id());
@@ -92,6 +95,7 @@ impl World {
                 _ => return Ok(()),
             },
             9..=11 => return self.split(store_id, &region),
+            12..=15 => return self.merge(store_id, &region),
             _ => return self.move_leader(store_id, &region),
         };
         trace!(self, "store {store_id} is asked for {change:?} of peer {} on {}", peer.get_id(), peer.get_store_id());
@@ -116,9 +120,11 @@ impl World {
         let inside = |key: &Vec<u8>| key.as_slice() > region.get_start_key() && contains_key(region, key);
         let mut keys: Vec<Vec<u8>> =
             self.keys.iter().map(|key| Key::from_raw(key).into_encoded()).filter(inside).collect();
-        let left = REGIONS_MAX.saturating_sub(self.placement.last_region_id);
+        let regions: BTreeSet<u64> = self.leaders().iter().map(|(_, status)| status.region.get_id()).collect();
+        let left = REGIONS_MAX.saturating_sub(regions.len());
+        let left = left.min(REGION_IDS_MAX.saturating_sub(self.placement.last_region_id) as usize);
         let wanted = if self.rng.percent(60) { 1 } else { self.rng.range(1, 3) };
-        let wanted = wanted.min(left) as usize;
+        let wanted = left.min(wanted as usize);
         if wanted == 0 || keys.is_empty() {
             return self.move_leader(store_id, region);
         }
@@ -145,6 +151,61 @@ impl World {
             events.for_each(|event| self.schedule(delay, event));
         }
         Ok(())
+    }
+
+    /// Merges a region into one beside it. Their peers have to be on the same stores: if they are not, brings one of the
+    /// source's to where the target has one, or away from where it has none.
+    fn merge(&mut self, store_id: u64, source: &Region) -> Checked {
+        let joins = |left: &Region, right: &Region| {
+            !left.get_end_key().is_empty() && left.get_end_key() == right.get_start_key()
+        };
+        let regions = self.leaders().into_iter().map(|(_, status)| status.region);
+        let beside: Vec<Region> = regions.filter(|region| joins(source, region) || joins(region, source)).collect();
+        let Some(target) = self.rng.pick(&beside).cloned() else { return self.move_leader(store_id, source) };
+        let lacks = target.get_peers().iter().find(|peer| peer_on(source, peer.get_store_id()).is_none());
+        let surplus = source.get_peers().iter().find(|peer| peer_on(&target, peer.get_store_id()).is_none());
+        let is_learner = |peer: &Peer| peer.get_role() == PeerRole::Learner;
+        let differs = source.get_peers().iter().find(|peer| {
+            let other = peer_on(&target, peer.get_store_id());
+            is_learner(peer) && other.is_some_and(|other| !is_learner(other))
+        });
+        let voters = source.get_peers().iter().filter(|peer| !is_learner(peer)).count();
+        let change = match (lacks, surplus, differs) {
+            (Some(lacks), ..) => {
+                let change = if is_learner(lacks) { ConfChangeType::AddLearnerNode } else { ConfChangeType::AddNode };
+                (change, new_peer(lacks.get_store_id(), self.placement.next_peer_id()))
+            }
+            (None, Some(surplus), _) if surplus.get_store_id() == store_id => {
+                return self.move_leader(store_id, source);
+            }
+            (None, Some(surplus), _) if is_learner(surplus) || voters > VOTERS_KEPT => {
+                (ConfChangeType::RemoveNode, surplus.clone())
+            }
+            (None, Some(_), _) => return Ok(()),
+            (None, None, Some(differs)) => (ConfChangeType::AddNode, differs.clone()),
+            (None, None, None) => {
+                trace!(self, "store {store_id} is asked to merge {} into {}", source.get_id(), target.get_id());
+                self.admin(store_id, requests::merge(source, &target))?;
+                return if self.rng.percent(30) { self.disturb_target(&target) } else { Ok(()) };
+            }
+        };
+        trace!(self, "store {store_id} is asked for {:?} of peer {} before a merge", change.0, change.1.get_id());
+        self.admin(store_id, requests::change_peer(source, change.0, change.1))
+    }
+
+    /// Changes the target of a merge that was just asked for, so that it may be another region when the merge is prepared.
+    fn disturb_target(&mut self, target: &Region) -> Checked {
+        let leader = self.leaders().into_iter().find(|(_, status)| status.region == *target);
+        let Some((store_id, _)) = leader else { return Ok(()) };
+        match self.rng.range(0, 2) {
+            0 => self.split(store_id, target),
+            1 => self.move_leader(store_id, target),
+            _ => {
+                let learner = new_peer(self.rng.range(1, self.plan.stores), self.placement.next_peer_id());
+                trace!(self, "store {store_id} is asked to add peer {} to the target", learner.get_id());
+                self.admin(store_id, requests::change_peer(target, ConfChangeType::AddLearnerNode, learner))
+            }
+        }
     }
 
     /// Replaces a peer by a newer one on the same store, as fast as the region takes it.

@@ -198,7 +198,7 @@ impl Plan {
             sluggish,
             crash_every: often(rng, 60, 500, 4_000),
             partition_every: often(rng, 50, 500, 4_000),
-            placement_every: Duration::from_millis(rng.range(150, 1_500)),
+            placement_every: Duration::from_millis(rng.range(80, 1_000)),
             client_every: Duration::from_millis(rng.range(8, 60)),
             crash_at_effect: rate(rng, 40, 15),
             bulk_load: rng.percent(50),

@@ -50,6 +50,10 @@ sabotages! {
     HeldSnapshotMoves: "held-snapshot-moves" => ["held-snapshots"],
     /// Readers are not told of locks.
     LocksPassedOver: "locks-passed-over" => ["mvcc-reads"],
+    /// The cache is not told that a merge was rolled back, as in tikv/tikv#18008.
+    NotEvictedOnRollback: "not-evicted-on-rollback" => ["merges-evict"],
+    /// Something is still written for a region when its range is another one's by a merge.
+    SourceAppliesOn: "source-applies-on" => ["acknowledged-writes", "linearizable-reads", "replicas-agree", "mvcc-reads", "cache-equals-disk"],
     /// Final answers are not sent.
     AnswerDropped: "answer-dropped" => ["answers (I3)"],
     /// Final answers are sent twice.

@@ -363,6 +363,12 @@ impl Running {
             }
             Some(ApplierEffect::Retire { tag }) => {
                 lane.appliers.remove(&tag.region_id);
+                if sabotage == Some(Sabotage::SourceAppliesOn) {
+                    // As of now, and written with whatever comes next.
+                    let key = keys::apply_state_key(tag.region_id);
+                    let state = self.engine.get_value(Cf::Raft, &key).expect("the disk can be read");
+                    state.iter().for_each(|state| lane.batch.put(Cf::Raft, &key, state));
+                }
                 lane.reports.push_back(Input::ApplierRetired { tag });
             }
             Some(ApplierEffect::GenerateSnapshot { tag }) => {
@@ -461,6 +467,9 @@ fn note_restart(core: &Store<SimEngine, MemLogStore>, log: &MemLogStore, surroun
     for status in core.statuses().iter().filter(|status| status.is_initialized()) {
         if status.applying_snapshot {
             surroundings.coverage.hit(Seam::SnapshotResumed);
+        }
+        if status.merging {
+            surroundings.coverage.hit(Seam::MergeResumed);
         }
         let raft_state = log.raft_state(status.region.get_id()).unwrap_or_default();
         if raft_state.is_none_or(|state| state.get_last_index() == 0) {

@@ -62,8 +62,12 @@ impl World {
             }
             75..=76 => self.delete_range(store_id, &region),
             77..=78 => self.collect(store_id, &region),
-            79..=81 => {
+            79..=80 => {
                 self.evict(store_id, &region);
+                Ok(())
+            }
+            81 => {
+                self.load(store_id, &region);
                 Ok(())
             }
             82 => {
@@ -220,6 +224,16 @@ impl World {
             let event = RegionEvent::Eviction { region, reason: EvictReason::Manual, on_evict_finished: None };
             run.engine.cache().on_region_event(event);
         }
+    }
+
+    /// Loads a region as an operator may, whatever is going on with it.
+    pub(super) fn load(&mut self, store_id: u64, region: &Region) {
+        aside!(self, "region {} is loaded on store {store_id}", region.get_id());
+        if let Some(run) = self.running(store_id) {
+            run.engine.cache().load_region(region);
+            run.loader_bell.ring();
+        }
+        self.wake_workers(store_id);
     }
 
     /// The peer of `region` on `from_store` asks that `to` warms it up.

@@ -31,7 +31,7 @@ use txn_types::Key;
 use super::{
     checks::{self, Checked, Checks, Violation},
     clients::{Clients, Held},
-    coverage::Coverage,
+    coverage::{Coverage, Seam},
     history::{History, Step},
     placement::Placement,
     plan::{Plan, Setup, TICK},
@@ -90,13 +90,24 @@ pub(super) enum Event {
     },
     Client,
     Placement,
+    /// An operator loads a region.
+    Load {
+        store_id: u64,
+        region_id: u64,
+    },
     /// A peer that is gone by now gets a successor.
     Replace {
         region_id: u64,
         to_store: u64,
     },
     Crash,
+    CrashOf {
+        store_id: u64,
+    },
     Partition,
+    Isolation {
+        store_id: u64,
+    },
     EndPartition {
         id: u64,
     },
@@ -299,10 +310,25 @@ impl World {
             }
             Event::Client => self.on_client(),
             Event::Placement => self.on_placement(),
+            Event::Load { store_id, region_id } => {
+                let status = self.running(store_id).and_then(|run| run.core.status(region_id));
+                if let Some(status) = status.filter(PeerStatus::is_initialized) {
+                    self.load(store_id, &status.region);
+                }
+                Ok(())
+            }
             Event::Replace { region_id, to_store } => self.on_replace(region_id, to_store),
             Event::Crash => self.on_crash_due(),
+            Event::CrashOf { store_id } => {
+                self.on_crash_of(store_id);
+                Ok(())
+            }
             Event::Partition => {
                 self.on_partition_due();
+                Ok(())
+            }
+            Event::Isolation { store_id } => {
+                self.isolate(store_id);
                 Ok(())
             }
             Event::EndPartition { id } => {
@@ -332,6 +358,10 @@ impl World {
     pub(super) fn crash(&mut self, store_id: u64, is_power_failure: bool) {
         let how = if is_power_failure { "loses power" } else { "is killed" };
         trace!(self, "store {store_id} {how}");
+        let run = self.stores.get(&store_id).and_then(|store| store.run.as_ref());
+        if run.is_some_and(|run| run.core.statuses().iter().any(|status| status.merging)) {
+            self.coverage.hit(Seam::CrashWhileMerging);
+        }
         if let Some(store) = self.stores.get_mut(&store_id) {
             store.crash(is_power_failure, &mut self.rng);
         }

@@ -16,6 +16,7 @@ pub(super) mod held_snapshots;
 pub(super) mod intents;
 pub(super) mod linearizable_reads;
 pub(super) mod memory_bounds;
+pub(super) mod merges_evict;
 pub(super) mod mvcc_reads;
 pub(super) mod raft_safety;
 pub(super) mod ranges;

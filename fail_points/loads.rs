@@ -104,3 +104,33 @@ fn load_that_was_decided_before_a_snapshot_loads_the_new_data_or_nothing() {
 fn what_was_seen_in_the_cache_before_a_snapshot_does_not_count_after_it() {
     snapshot_during_a_step_of_the_plugin("preload_observer::probe::before_observed");
 }
+
+/// tikv/tikv#17403: the region is split between the decision to load it and the load.
+#[test]
+fn load_that_was_decided_before_a_split_ends_with_the_piece_that_was_asked_for_warm() {
+    let preloading = start();
+    put(&preloading.cluster, b"z", b"1");
+    let paused = set("preload_observer::load::pause", "pause");
+    request(&preloading);
+    wait::until("a waiting request", || preloading.plugin(3).status().parked_requests == 1);
+    preloading.cluster.must_split(REGION_ID, b"m", 2, &[21, 22, 23]);
+    wait::until("the split to arrive on store 3", || preloading.cluster.status(3, 2).is_some());
+    drop(paused);
+    preloading.wait_for_answers(&["warm"]);
+    assert!(preloading.is_active(3));
+    preloading.cluster.must_transfer_leader(REGION_ID, 3);
+    assert_eq!(preloading.read(b"z"), (Some(b"1".to_vec()), ReadSource::Memory));
+}
+
+/// tikv/tikv#17487: the region is evicted, and wanted again, while its load stands still.
+#[test]
+fn region_that_is_evicted_while_its_load_stands_still_is_loaded_again() {
+    let preloading = start();
+    let paused = set("in_memory_engine::load::pause_before_scan", "pause");
+    request(&preloading);
+    wait::until("a load under way", || preloading.cluster.cache(3).regions().len() == 1);
+    preloading.cluster.cache(3).evict_region_by_id(REGION_ID, engine_traits::EvictReason::MemoryLimitReached);
+    drop(paused);
+    preloading.wait_for_answers(&["warm"]);
+    assert_store_3_reads(&preloading, b"k", b"old");
+}

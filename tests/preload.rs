@@ -2,7 +2,7 @@
 
 use engine_traits::ReadSource;
 use kvproto::raft_serverpb::{ExtraMessageType, RaftMessage};
-use preload_observer::Config;
+use preload_observer::{Config, PinnedRange};
 use raft::eraftpb::ConfChangeType;
 use raftstore::store::new_peer;
 use test_raftstore::{REGION_ID, first_peer_id, wait};
@@ -187,4 +187,63 @@ fn both_pieces_of_a_split_are_served_from_memory_without_being_loaded_again() {
         let value = engine_traits::Snapshot::get_value(&snapshot, engine_traits::Cf::Default, &keys::data_key(key));
         assert_eq!(value.unwrap().as_deref(), Some(&b"1"[..]));
     }
+}
+
+fn everything() -> PinnedRange {
+    PinnedRange { start_key: String::new(), end_key: String::new() }
+}
+
+/// tikv/tikv#19555.
+#[test]
+fn pinned_range_is_warm_wherever_leadership_goes_and_after_a_restart_and_a_split() {
+    let mut preloading = Preloading::start(&[1, 2, 3], Config { pinned: vec![everything()], ..Config::default() });
+    put(&preloading.cluster, b"a", b"1");
+    put(&preloading.cluster, b"m", b"1");
+    for store_id in [1, 2] {
+        preloading.cluster.must_transfer_leader(REGION_ID, store_id);
+        wait::until("the leader to be warm", || preloading.is_active(store_id));
+    }
+    preloading.cluster.restart_store(2).unwrap();
+    preloading.cluster.must_transfer_leader(REGION_ID, 2);
+    wait::until("the restarted leader to be warm", || preloading.is_active(2));
+    preloading.cluster.must_split(REGION_ID, b"h", 2, &[21, 22, 23]);
+    preloading.cluster.must_transfer_leader(REGION_ID, 3);
+    preloading.cluster.must_transfer_leader(2, 3);
+    for region_id in [REGION_ID, 2] {
+        wait::until("the pieces to be warm", || {
+            let snapshot = preloading.cluster.must_snapshot(region_id, u64::MAX).snapshot;
+            engine_traits::Snapshot::source(&snapshot) == ReadSource::Memory
+        });
+    }
+}
+
+#[test]
+fn range_is_pinned_by_hand_while_the_store_runs() {
+    let preloading = Preloading::start(&[1, 2, 3], Config::default());
+    put(&preloading.cluster, b"k", b"v");
+    preloading.cluster.must_transfer_leader(REGION_ID, 1);
+    preloading.plugin(1).pin(&everything()).unwrap();
+    wait::until("the leader to be warm", || preloading.is_active(1));
+    // Whatever the cache evicts is warm again, with the next reconciling at the latest.
+    preloading.cluster.cache(1).evict_region_by_id(REGION_ID, engine_traits::EvictReason::Manual);
+    wait::until("the leader to be warm again", || preloading.is_active(1));
+    assert_eq!(preloading.plugin(1).unpin(&everything()), Ok(true));
+    assert!(preloading.plugin(1).pinned().is_empty());
+    assert_eq!(preloading.plugin(1).region_status(REGION_ID).unwrap().wanted, None);
+}
+
+/// A store without the plugin never answers; the transfer does not wait, and the request is given up.
+#[test]
+fn transfer_to_a_store_that_never_answers_goes_ahead() {
+    use tikv_util::config::ReadableDuration;
+
+    let config = Config { request_timeout: ReadableDuration::secs(2), ..Config::default() };
+    let preloading = Preloading::start(&[1, 2, 3], config);
+    put(&preloading.cluster, b"k", b"v");
+    preloading.cluster.must_transfer_leader(REGION_ID, 1);
+    preloading.request(&new_peer(1, first_peer_id(1)));
+    wait::until("the leader to be warm", || preloading.is_active(1));
+    preloading.cluster.network().add_filter(crate::support::drop_preload_requests_to(2));
+    preloading.cluster.must_transfer_leader(REGION_ID, 2);
+    wait::until("the request to be over", || preloading.plugin(1).status().in_flight_requests == 0);
 }

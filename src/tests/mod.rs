@@ -4,6 +4,7 @@ mod faults;
 mod hostile;
 mod model;
 mod online_config;
+mod operators_view;
 mod pinning;
 mod protocol;
 mod transfers;

@@ -14,6 +14,7 @@ mod measure;
 mod observer;
 mod report;
 mod store;
+mod transfer;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -36,7 +37,7 @@ struct Options {
     /// Print one JSON object per figure and line instead of a table.
     #[arg(long, global = true)]
     json: bool,
-    /// How many samples are taken of each side [default: 21 for observer, 5 for raftstore].
+    /// How many samples are taken of each side [default: 21 for observer, 5 for raftstore, 1 for transfer].
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: Option<u32>,
 }
@@ -52,6 +53,11 @@ enum Scenario {
     /// start of a process until every region answers a linearizable read, and the processor time and memory of regions
     /// that nobody uses.
     Raftstore(store::Options),
+    /// Leadership that moves under readers: who arrives warm, who reads cold, and what that costs.
+    ///
+    /// Three policies in one run: `none` (nobody is asked), `skip` (TiKV's fix: a request that is too early is skipped, and
+    /// nothing is held back) and `park` (the plugin).
+    Transfer(transfer::Options),
     /// The child process of `raftstore`.
     #[command(hide = true)]
     ServeCluster(store::ServeOptions),
@@ -64,6 +70,8 @@ impl Scenario {
             Self::Observer => 21,
             // Samples are seconds long, and each restart is one.
             Self::Raftstore(_) | Self::ServeCluster(_) => 5,
+            // A run takes minutes, and has hundreds of moves.
+            Self::Transfer(_) => 1,
         }
     }
 }
@@ -77,6 +85,7 @@ fn main() -> ExitCode {
     let figures = match scenario {
         Scenario::Observer => observer::run(runs),
         Scenario::Raftstore(options) => store::run(&options, runs),
+        Scenario::Transfer(options) => transfer::run(&options, runs),
         Scenario::ServeCluster(options) => {
             store::serve(&options);
             return ExitCode::SUCCESS;

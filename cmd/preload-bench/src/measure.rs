@@ -77,6 +77,19 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     (result, start.elapsed())
 }
 
+/// What the process `process_id` has in memory (`VmRSS`).
+pub(crate) fn resident_bytes(process_id: u32) -> f64 {
+    let path = format!("/proc/{process_id}/status");
+    let status = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"));
+    let kib = resident_kib(&status).unwrap_or_else(|| panic!("{path} is not as proc(5) has it: {status}"));
+    kib as f64 * 1024.0
+}
+
+fn resident_kib(status: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    value.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
@@ -112,6 +125,12 @@ mod tests {
         let mut next = batches.iter().cycle();
         let samples = in_turns(vec![side("a", || *next.next().unwrap())], 1);
         assert_eq!(samples[0].nanos, [1000.0]);
+    }
+
+    #[test]
+    fn resident_memory_is_in_kib() {
+        assert_eq!(resident_kib("Name:\ta\nVmRSS:\t  1234 kB\nRssAnon:\t 1 kB\n"), Some(1234));
+        assert_eq!(resident_kib("Name:\ta\n"), None);
     }
 
     #[test]

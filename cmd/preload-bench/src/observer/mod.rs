@@ -14,6 +14,10 @@
 //! - `preload_request_unknown`: the first request for a region that the store does not know. It is parked: a new entry in
 //!   the table of regions, a new intent, and an answer (`region_not_initialized`) in the queue.
 //!
+//! - `known_region`: the process's resident memory with a plugin that knows the regions, less that before, for each; their
+//!   metadata (two peers, keys of nine bytes) included. Followed, and led: the latter are on the agenda all the time.
+//! - `reconcile`: what the worker spends on looking all led regions up, for each; once in `reconcile-interval`.
+//!
 //! The plugin knows [`KNOWN_REGIONS`] regions. Requests come in bursts of [`BURST`], each for another region, and these
 //! are spread over the table. Between bursts, which is not measured, the plugin is stepped until no request waits: they
 //! turned warm or expired. So neither `max-parked-requests` nor a congested queue is ever near; the benchmark stops when
@@ -22,7 +26,7 @@
 //! **Invariants.** No thread interferes: the plugin is a stepped one. Hence the figures for preload requests are without
 //! contention for the lock, and without waking a worker that sleeps (at most a system call per request).
 //!
-//! **Must not** measure what the worker does.
+//! **Must not** mix what the worker does into what a message costs.
 
 mod surroundings;
 
@@ -30,18 +34,22 @@ use std::hint::black_box;
 
 use engine_test::MemEngine;
 use kvproto::raft_serverpb::RaftMessage;
+use raft::StateRole;
 use raftstore::coprocessor::CoprocessorHost;
 
 use self::surroundings::{Plugin, StrideIds, address, noop_host, ordinary_messages, preload_request};
 use crate::{
-    measure::{Samples, Side, in_turns, timed},
+    measure::{Samples, Side, in_turns, resident_bytes, timed},
     report::{Case, Figure},
 };
 
 type Host = CoprocessorHost<MemEngine>;
 
-/// A store of ordinary size.
-const KNOWN_REGIONS: u64 = 10_000;
+/// A large store.
+const KNOWN_REGIONS: u64 = 100_000;
+
+/// How often the plugin looks all regions up, for `reconcile`: each takes a good part of a second.
+const RECONCILES: u32 = 5;
 
 /// Messages at a time: as many requests as a store gets at once when another one gives its leaders away, and few enough
 /// to lie in the processor's cache, as messages that were just decoded do.
@@ -60,7 +68,11 @@ enum Target {
 /// All figures of the scenario.
 pub(crate) fn run(runs: u32) -> Vec<Figure> {
     let case = |case: &'static str| Case { bench: "observer", case: case.into(), unit: "ns/message" };
-    let plugin = Plugin::new(KNOWN_REGIONS);
+    let memory = Case { bench: "observer", case: "known_region".into(), unit: "bytes/region" };
+    let (led, led_bytes) = build(StateRole::Leader);
+    let reconcile = Case { bench: "observer", case: "reconcile".into(), unit: "ns/region" };
+    let reconciled = reconcile.alone("ours", (0..RECONCILES).map(|_| led.reconcile(KNOWN_REGIONS)).collect());
+    let (plugin, followed_bytes) = build(StateRole::Follower);
 
     let samples = ordinary(&plugin, runs);
     let mut figures = case("ordinary_message").compare(&samples);
@@ -69,7 +81,16 @@ pub(crate) fn run(runs: u32) -> Vec<Figure> {
     }
     figures.extend(case("preload_request_initialized").compare(&requests(&plugin, Target::Initialized, runs)));
     figures.extend(case("preload_request_unknown").compare(&requests(&plugin, Target::Unknown, runs)));
+    figures.extend([memory.alone("followed", vec![followed_bytes]), memory.alone("led", vec![led_bytes]), reconciled]);
     figures
+}
+
+/// A plugin that knows [`KNOWN_REGIONS`] regions, and how much more memory each of them takes.
+fn build(role: StateRole) -> (Plugin, f64) {
+    let before = resident_bytes(std::process::id());
+    let plugin = Plugin::new(KNOWN_REGIONS, role);
+    let after = resident_bytes(std::process::id());
+    (plugin, (after - before) / KNOWN_REGIONS as f64)
 }
 
 fn ordinary(plugin: &Plugin, runs: u32) -> Vec<Samples> {

@@ -31,7 +31,7 @@ use super::{
     surroundings::{STORES, led_regions, populate, region_count, start},
 };
 use crate::{
-    measure::Samples,
+    measure::{Samples, resident_bytes},
     report::{Case, Figure},
 };
 
@@ -108,7 +108,7 @@ impl Measured {
         let (cpu_before, begin) = (cpu_time(&child), now());
         pause(sample);
         let cpu = (cpu_time(&child) - cpu_before).as_secs_f64() / begin.elapsed().as_secs_f64();
-        let rss_bytes = rss_bytes(&child);
+        let rss_bytes = resident_bytes(child.id());
         drop(child.stdin.take());
         let status = child.wait().expect("it is a child");
         assert!(status.success(), "the child ended with {status}");
@@ -174,18 +174,6 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
-fn rss_bytes(child: &Child) -> f64 {
-    let path = format!("/proc/{}/status", child.id());
-    let status = fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"));
-    let kib = resident_kib(&status).unwrap_or_else(|| panic!("{path} is not as proc(5) has it: {status}"));
-    kib as f64 * 1024.0
-}
-
-fn resident_kib(status: &str) -> Option<u64> {
-    let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    value.trim().strip_suffix("kB")?.trim().parse().ok()
-}
-
 fn pause(duration: Duration) {
     wait::within(duration, || None::<()>);
 }
@@ -204,11 +192,5 @@ mod tests {
         let stat = "7 (a ) b) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0 3 0";
         assert_eq!(cpu_ticks(stat), Some(300));
         assert_eq!(cpu_ticks("7 (a) S 1 2"), None);
-    }
-
-    #[test]
-    fn resident_memory_is_in_kib() {
-        assert_eq!(resident_kib("Name:\ta\nVmRSS:\t  1234 kB\nRssAnon:\t 1 kB\n"), Some(1234));
-        assert_eq!(resident_kib("Name:\ta\n"), None);
     }
 }

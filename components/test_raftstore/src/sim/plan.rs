@@ -16,7 +16,7 @@
 use std::time::Duration;
 
 use kvproto::metapb::Region;
-use preload_observer::{CheckedConfig, Config, config::PinnedRange};
+use preload_observer::{CheckedConfig, Config, PinnedRange};
 use tikv_util::config::{ReadableDuration, ReadableSize};
 use txn_types::Key;
 

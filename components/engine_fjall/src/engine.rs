@@ -22,17 +22,23 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use engine_traits::{Cf, Error, KvEngine, Mutation, Result, WriteBatch};
+use engine_traits::{Cf, Error, KvEngine, Mutation, Record, Result, WriteBatch};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockWriteGuard};
 
-use crate::{FjallConfig, FjallSnapshot, checkpoint, errors::DirectoryError, errors::translate, write};
+use crate::{
+    FjallConfig, FjallSnapshot, checkpoint,
+    errors::DirectoryError,
+    errors::translate,
+    replace::{self, Replacement},
+    write,
+};
 
 /// A [`KvEngine`] on fjall.
 ///
 /// Writes without a delete-range run in parallel up to fjall's journal lock. A batch with one excludes all other writes
 /// while it looks up what its ranges hold, so it costs a scan of the ranges. raftstore has few of these: when a
-/// region is destroyed or a snapshot is applied.
+/// region is destroyed. A range that is replaced excludes them only while it becomes visible.
 #[derive(Clone)]
 pub struct FjallEngine {
     inner: Arc<Inner>,
@@ -46,7 +52,7 @@ pub(crate) struct Inner {
     db: Database,
     path: PathBuf,
     config: FjallConfig,
-    /// Held shared by plain writes, alone by writes with a delete-range.
+    /// Held shared by plain writes, alone by writes with a delete-range and by the end of an ingestion.
     ranges: RwLock<()>,
     /// The operation that failed first.
     failed: OnceLock<&'static str>,
@@ -59,6 +65,13 @@ impl Inner {
 
     pub(crate) fn db(&self) -> &Database {
         &self.db
+    }
+
+    /// Waits until no write is under way; none is while the guard lives.
+    pub(crate) fn alone(&self) -> Result<RwLockWriteGuard<'_, ()>> {
+        let alone = self.ranges.write();
+        self.check()?;
+        Ok(alone)
     }
 
     fn check(&self) -> Result<()> {
@@ -151,6 +164,18 @@ impl KvEngine for FjallEngine {
             write::plain(inner, batch)
         };
         fjall_batch.commit().map_err(|error| inner.poison("write", error))
+    }
+
+    fn replace_range<I>(&self, cf: Cf, start: &[u8], end: &[u8], records: I) -> Result<()>
+    where
+        I: Iterator<Item = Result<Record>>,
+    {
+        let inner = &*self.inner;
+        inner.check()?;
+        match replace::plan(inner, cf, start, end, records)? {
+            Replacement::Small(batch) => self.write(&batch),
+            Replacement::Large(large) => large.write(inner),
+        }
     }
 
     fn sync(&self) -> Result<()> {

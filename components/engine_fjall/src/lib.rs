@@ -6,6 +6,7 @@
 //! # How it works
 //! - A batch becomes one fjall batch, which goes to the journal and then to the memtables ([`engine`]).
 //! - fjall has no range tombstones: a delete-range becomes point deletes in the same batch ([`write`]).
+//! - A range is replaced by an ingestion, straight into tables ([`replace`]).
 //! - A snapshot is fjall's, over all keyspaces; a cursor steers fjall's double-ended ranges ([`cursor`]).
 //! - fjall cannot copy itself: a checkpoint is a new database that a snapshot is ingested into ([`checkpoint`]).
 //!
@@ -22,6 +23,7 @@ mod config;
 mod cursor;
 mod engine;
 mod errors;
+mod replace;
 mod snapshot;
 mod write;
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use engine_test::conformance::KvFactory;
-use engine_traits::{Cf, Error, IterBounds, Iterator, KvEngine, Result, Snapshot, WriteBatch};
+use engine_traits::{Cf, Error, IterBounds, Iterator, KvEngine, Record, Result, Snapshot, WriteBatch};
 use tempfile::TempDir;
 
 use crate::{FjallConfig, FjallEngine, FjallSnapshot};
@@ -49,6 +49,15 @@ mod flushed {
             Ok(())
         }
 
+        fn replace_range<I>(&self, cf: Cf, start: &[u8], end: &[u8], records: I) -> Result<()>
+        where
+            I: std::iter::Iterator<Item = Result<Record>>,
+        {
+            self.0.replace_range(cf, start, end, records)?;
+            flush(&self.0);
+            Ok(())
+        }
+
         fn sync(&self) -> Result<()> {
             self.0.sync()
         }
@@ -76,6 +85,9 @@ mod flushed {
     engine_test::conformance_tests!(kv, Factory(TempDir::new().unwrap());
         empty_values_and_odd_keys_are_kept
         delete_range_is_half_open
+        a_replaced_range_holds_the_records_and_nothing_else
+        many_records_replace_many_records
+        a_replaced_range_is_there_after_reopening_and_can_be_written_to
         delete_range_covers_earlier_puts_of_its_batch_only
         a_snapshot_does_not_see_later_writes
         a_cursor_does_not_see_later_writes

@@ -1,7 +1,8 @@
 //! The virtual disk.
 //!
 //! # What it owns
-//! Images by path, one set for KV engines and one for log stores, and the faults that are injected into them.
+//! Images by path, one set for KV engines, one for log stores and one for directories, and the faults that are injected
+//! into them.
 //!
 //! # How it works
 //! 1. An [`Image`] is the durable state and the state after each write that is not durable yet.
@@ -26,13 +27,14 @@ use std::{
 use engine_traits::{Error, Result};
 use parking_lot::Mutex;
 
-use crate::{MemEngine, MemLogStore, mem_engine::Tables, mem_log_store::Logs};
+use crate::{MemEngine, MemFiles, MemLogStore, mem_engine::Tables, mem_files::Directories, mem_log_store::Logs};
 
 /// A disk in memory. Clones are the same disk.
 #[derive(Clone, Default)]
 pub struct MemDisk {
     tables: Images<Tables>,
     logs: Images<Logs>,
+    files: Directories,
 }
 
 impl MemDisk {
@@ -53,16 +55,23 @@ impl MemDisk {
         MemLogStore::new(self.logs.open(path.as_ref()))
     }
 
-    /// The power fails and everything that is not synced is lost, of all engines and log stores.
+    /// Opens the directory at `path`, again in a name space of its own; like [`open`](Self::open) otherwise.
+    pub fn open_files(&self, path: impl AsRef<Path>) -> MemFiles {
+        self.files.open(path.as_ref())
+    }
+
+    /// The power fails and everything that is not synced is lost, of all engines, log stores and directories.
     pub fn crash(&self) {
         self.crash_with(|_, _| 0);
     }
 
     /// The power fails. `keep` is told a path and how many unsynced writes there are, and says how many of these
-    /// survived. It is asked in the order of the paths, KV engines first, so that a seeded choice can be repeated.
+    /// survived. It is asked in the order of the paths, KV engines first, then log stores, then directories (which count
+    /// changes), so that a seeded choice can be repeated.
     pub fn crash_with(&self, mut keep: impl FnMut(&Path, usize) -> usize) {
         self.tables.crash(&mut keep);
         self.logs.crash(&mut keep);
+        self.files.crash(&mut keep);
     }
 }
 
@@ -96,7 +105,8 @@ struct Image<T> {
     unsynced: Vec<T>,
     /// What failed, if anything did.
     poisoned: Option<&'static str>,
-    fail_next_write: bool,
+    /// How many writes succeed before one fails.
+    writes_to_failure: Option<usize>,
     fail_next_sync: bool,
 }
 
@@ -107,7 +117,7 @@ impl<T: Clone + Default> Images<T> {
         image.generation += 1;
         image.poisoned = None;
         // What was injected was meant for the process before.
-        (image.fail_next_write, image.fail_next_sync) = (false, false);
+        (image.writes_to_failure, image.fail_next_sync) = (None, false);
         Handle { images: self.clone(), path: path.to_owned(), generation: image.generation }
     }
 
@@ -153,7 +163,7 @@ impl<T: Clone> Image<T> {
 /// The failure that a test asked for.
 #[derive(Debug, thiserror::Error)]
 #[error("injected failure")]
-struct InjectedFailure;
+pub(crate) struct InjectedFailure;
 
 /// An opened image.
 pub(crate) struct Handle<T> {
@@ -181,7 +191,8 @@ impl<T: Clone + Default> Handle<T> {
     /// Applies `change` to the newest state; an error of `change` leaves everything as it was.
     pub(crate) fn write(&self, change: impl FnOnce(&mut T) -> Result<()>) -> Result<()> {
         self.with(|image| {
-            let inject = std::mem::take(&mut image.fail_next_write);
+            let inject = image.writes_to_failure == Some(0);
+            image.writes_to_failure = image.writes_to_failure.and_then(|left| left.checked_sub(1));
             image.check("write", inject)?;
             let mut state = image.newest().clone();
             change(&mut state)?;
@@ -223,9 +234,9 @@ impl<T: Clone + Default> Handle<T> {
         });
     }
 
-    pub(crate) fn fail_next_write(&self) {
+    pub(crate) fn fail_write_after(&self, n_writes: usize) {
         let _ = self.with(|image| {
-            image.fail_next_write = true;
+            image.writes_to_failure = Some(n_writes);
             Ok(())
         });
     }

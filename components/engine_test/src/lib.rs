@@ -1,7 +1,8 @@
 //! Engines with crash semantics in memory, and the suite that every engine passes. For tests and the simulator only.
 //!
 //! # What it owns
-//! - [`MemDisk`]: a virtual disk, and on it [`MemEngine`] (a `KvEngine`) and [`MemLogStore`] (a `LogStore`).
+//! - [`MemDisk`]: a virtual disk, and on it [`MemEngine`] (a `KvEngine`), [`MemLogStore`] (a `LogStore`)
+//!   and [`MemFiles`] (a `FileStore`).
 //! - [`conformance`]: what `KvEngine` and `LogStore` promise, as test cases that an engine calls from its own tests.
 //!
 //! # How it works
@@ -9,7 +10,8 @@
 //! costs what the write changed. A crash picks one of these images; nothing is replayed.
 //!
 //! # Invariants
-//! - A crash leaves the durable image plus a *prefix* of the unsynced writes, each of them whole.
+//! - A crash leaves the durable image plus a *prefix* of the unsynced writes, each of them whole; of files, a prefix of
+//!   the changes that are not durable.
 //! - No clock, thread, randomness or real file: the same calls give the same images.
 //! - After a crash, a handle from before it only returns errors.
 //!
@@ -19,8 +21,10 @@
 pub mod conformance;
 mod disk;
 mod mem_engine;
+mod mem_files;
 mod mem_log_store;
 
 pub use disk::MemDisk;
 pub use mem_engine::{MemCursor, MemEngine, MemSnapshot};
+pub use mem_files::MemFiles;
 pub use mem_log_store::MemLogStore;

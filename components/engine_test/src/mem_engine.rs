@@ -15,7 +15,9 @@
 
 use std::{fmt, ops::Bound, path::Path, sync::Arc};
 
-use engine_traits::{Cf, Error, IterBounds, Iterator, KvEngine, Mutation, Result, Snapshot, WriteBatch};
+use engine_traits::{
+    Cf, Error, IterBounds, Iterator, KvEngine, Mutation, Record, Result, Snapshot, SortedRecords, WriteBatch,
+};
 use imbl::OrdMap;
 
 use crate::disk::Handle;
@@ -83,7 +85,12 @@ impl MemEngine {
 
     /// The next write fails, and with it the engine is poisoned.
     pub fn fail_next_write(&self) {
-        self.handle.fail_next_write();
+        self.fail_write_after(0);
+    }
+
+    /// The write after the next `n_writes` fails, and with it the engine is poisoned.
+    pub fn fail_write_after(&self, n_writes: usize) {
+        self.handle.fail_write_after(n_writes);
     }
 
     /// The next sync fails, and with it the engine is poisoned. What it should have synced may survive a crash or not:
@@ -112,6 +119,19 @@ impl KvEngine for MemEngine {
             tables.apply(batch);
             Ok(())
         })
+    }
+
+    fn replace_range<I>(&self, cf: Cf, start: &[u8], end: &[u8], records: I) -> Result<()>
+    where
+        I: std::iter::Iterator<Item = Result<Record>>,
+    {
+        let mut batch = WriteBatch::new();
+        batch.delete_range(cf, start, end);
+        for record in SortedRecords::new(records, start, end) {
+            let (key, value) = record?;
+            batch.put(cf, &key, &value);
+        }
+        self.write(&batch)
     }
 
     fn sync(&self) -> Result<()> {

@@ -125,7 +125,7 @@ impl MemLogStore {
 
     /// The next write fails, and with it the store is poisoned.
     pub fn fail_next_write(&self) {
-        self.handle.fail_next_write();
+        self.handle.fail_write_after(0);
     }
 
     /// The next write that syncs fails after it became visible, and with it the store is poisoned.

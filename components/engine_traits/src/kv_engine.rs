@@ -4,7 +4,7 @@ use std::{fmt::Debug, path::Path};
 
 use kvproto::metapb::Region;
 
-use crate::{Cf, DiskReason, ReadSource, Result, WriteBatch};
+use crate::{Cf, DiskReason, ReadSource, Record, Result, WriteBatch};
 
 /// An ordered key-value engine with four column families.
 ///
@@ -30,6 +30,21 @@ pub trait KvEngine: Clone + Debug + Send + Sync + 'static {
     /// [`Error::KeyLength`](crate::Error::KeyLength) for a batch with a key that no engine stores; nothing was written.
     /// Once a write failed in any other way, the engine is poisoned and every later write and sync fails too.
     fn write(&self, batch: &WriteBatch) -> Result<()>;
+
+    /// Makes `records` all that `cf` holds of `start <= key < end`, atomically, with memory that does not grow with their
+    /// number. Until the last record was taken, nothing changes. Their keys ascend and are within the range, and nothing
+    /// else writes to the range meanwhile.
+    ///
+    /// It is one write among the others: a crash that loses it loses all later ones. It may be durable at once, and with it
+    /// all that was written before.
+    ///
+    /// # Errors
+    /// That of the first record that is one, or [`Error::Corruption`](crate::Error::Corruption) or
+    /// [`Error::KeyLength`](crate::Error::KeyLength) when the records are not what they must be; nothing was written then.
+    /// Otherwise like [`write`](KvEngine::write).
+    fn replace_range<I>(&self, cf: Cf, start: &[u8], end: &[u8], records: I) -> Result<()>
+    where
+        I: std::iter::Iterator<Item = Result<Record>>;
 
     /// Returns when all that was written before is durable.
     fn sync(&self) -> Result<()>;

@@ -12,7 +12,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use engine_traits::{Cf, DiskReason, KvEngine, RegionRead, Result, WriteBatch};
+use engine_traits::{Cf, DiskReason, KvEngine, Record, RegionRead, Result, WriteBatch};
 use in_memory_engine::{CacheWorkers, RegionCacheEngine};
 
 use crate::HybridSnapshot;
@@ -82,6 +82,16 @@ impl<E: KvEngine> KvEngine for HybridEngine<E> {
         // A batch that no engine takes leaves no doubt about the disk, so it must not evict anything.
         batch.check_keys()?;
         self.cache().write_through(batch, || self.disk().write(batch))
+    }
+
+    fn replace_range<I>(&self, cf: Cf, start: &[u8], end: &[u8], records: I) -> Result<()>
+    where
+        I: Iterator<Item = Result<Record>>,
+    {
+        if !Cf::DATA.contains(&cf) {
+            return self.disk().replace_range(cf, start, end, records);
+        }
+        self.cache().replace_through(start, end, records, |records| self.disk().replace_range(cf, start, end, records))
     }
 
     fn sync(&self) -> Result<()> {

@@ -11,6 +11,8 @@
 //!    disk is the order in the cache, whatever the threads.
 //! 5. Apply the mutations to each region, atomically per region.
 //!
+//! A range that is replaced as a whole is evicted, and 1 and 2 hold for the moment in which the disk changes.
+//!
 //! **Invariants.** Locks are taken in the order cut, regions by incarnation, topology. A write never fails because of
 //! the cache: a region that cannot take it is evicted.
 //!
@@ -62,6 +64,36 @@ impl RegionCacheEngine {
             }
             return Ok(());
         }
+    }
+
+    /// Has `replace_disk` replace what the disk holds of `start <= key < end`, by `records`. It must not change the disk
+    /// before it has taken the last of them.
+    ///
+    /// What the range overlaps is evicted twice: now, since nobody should load it meanwhile, and under the cut when the
+    /// last record is taken, for who did. From then on no load begins until the disk has changed.
+    ///
+    /// # Errors
+    /// Those of `replace_disk`.
+    pub fn replace_through<I: Iterator>(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        records: I,
+        replace_disk: impl FnOnce(&mut dyn Iterator<Item = I::Item>) -> Result<()>,
+    ) -> Result<()> {
+        self.core.evict_overlapping(start, end, EvictReason::IngestSST);
+        let mut cut = None;
+        let mut records = records.fuse();
+        let result = replace_disk(&mut std::iter::from_fn(|| {
+            let record = records.next();
+            if record.is_none() && cut.is_none() {
+                cut = Some(self.core.cut.read());
+                self.core.evict_overlapping(start, end, EvictReason::IngestSST);
+            }
+            record
+        }));
+        drop(cut);
+        result
     }
 
     fn evict_deleted_ranges(&self, batch: &WriteBatch) {

@@ -59,6 +59,10 @@ macro_rules! kv_engine_conformance {
             delete_range_covers_earlier_puts_of_its_batch_only
             delete_range_of_an_empty_or_inverted_range_does_nothing
             delete_range_stays_in_its_family
+            a_replaced_range_holds_the_records_and_nothing_else
+            many_records_replace_many_records
+            a_replaced_range_is_there_after_reopening_and_can_be_written_to
+            records_that_end_with_an_error_change_nothing
             a_snapshot_does_not_see_later_writes
             a_cursor_does_not_see_later_writes
             a_snapshot_outlives_its_engine_handle

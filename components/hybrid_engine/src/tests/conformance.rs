@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use engine_fjall::FjallEngine;
 use engine_test::{MemDisk, MemEngine, conformance::KvFactory};
 use engine_traits::{
-    CacheRegion, Cf, IterBounds, KvEngine, RegionCacheEngineExt, RegionEvent, Result, Snapshot, WriteBatch,
+    CacheRegion, Cf, IterBounds, KvEngine, Record, RegionCacheEngineExt, RegionEvent, Result, Snapshot, WriteBatch,
 };
 use in_memory_engine::{LoadProgress, RegionCacheEngine, RegionCacheEngineConfig, RegionCacheSnapshot};
 
@@ -106,6 +106,14 @@ mod read_from_memory {
         fn write(&self, batch: &WriteBatch) -> Result<()> {
             let _moment = self.moment.read().unwrap();
             self.engine.write(batch)
+        }
+
+        fn replace_range<I>(&self, cf: Cf, start: &[u8], end: &[u8], records: I) -> Result<()>
+        where
+            I: Iterator<Item = Result<Record>>,
+        {
+            let _moment = self.moment.read().unwrap();
+            self.engine.replace_range(cf, start, end, records)
         }
 
         fn sync(&self) -> Result<()> {

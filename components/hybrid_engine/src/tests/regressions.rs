@@ -63,6 +63,35 @@ fn a_deleted_range_evicts_what_it_overlaps_and_nothing_else() {
     }
 }
 
+/// 17217: what is ingested does not go through the cache.
+#[test]
+fn fault_17217_replaced_range_evicts_what_was_cached_and_what_was_loaded_meanwhile() {
+    for cf in Cf::DATA {
+        let engine = seeded();
+        load(&engine, &region());
+        let neighbour = CacheRegion::new(2, 1, b"ze", b"zg");
+        load(&engine, &neighbour);
+        let mut left = 2u8;
+        let records = std::iter::from_fn(|| {
+            left = left.checked_sub(1)?;
+            if left == 1 {
+                assert_eq!(cached(&engine, &region()).unwrap_err(), FailedReason::NotCached);
+                load(&engine, &region());
+            }
+            let memory = cached(&engine, &region()).unwrap();
+            assert_eq!(memory.get_value(cf, b"zb7").unwrap(), None, "the disk has not changed yet");
+            Some(Ok((vec![b'z', b'b', b'8' - left], b"ingested".to_vec())))
+        });
+        engine.replace_range(cf, b"zb", b"ze", records).unwrap();
+        assert_eq!(cached(&engine, &region()).unwrap_err(), FailedReason::NotCached);
+        assert!(check_equals_disk(&engine, &neighbour), "the neighbour is still cached");
+        load(&engine, &region());
+        let memory = cached(&engine, &region()).unwrap();
+        assert_eq!(memory.get_value(cf, b"zb7").unwrap().unwrap(), b"ingested");
+        assert!(check_equals_disk(&engine, &region()));
+    }
+}
+
 /// 17104: a put and a deletion of its range, in one batch and in either order, and around a load.
 #[test]
 fn a_deleted_key_does_not_come_back() {

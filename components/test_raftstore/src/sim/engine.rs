@@ -22,7 +22,7 @@ use std::{
 };
 
 use engine_test::MemEngine;
-use engine_traits::{Cf, KvEngine, RegionRead, Result, WriteBatch};
+use engine_traits::{Cf, KvEngine, Record, RegionRead, Result, WriteBatch};
 use hybrid_engine::{HybridEngine, HybridSnapshot};
 use in_memory_engine::RegionCacheEngine;
 
@@ -73,6 +73,17 @@ impl KvEngine for SimEngine {
             self.disk().write(batch)
         } else {
             self.hybrid.write(batch)
+        }
+    }
+
+    fn replace_range<I>(&self, cf: Cf, start: &[u8], end: &[u8], records: I) -> Result<()>
+    where
+        I: Iterator<Item = Result<Record>>,
+    {
+        if self.misses_writes || self.is_past_the_cache.load(Ordering::Relaxed) {
+            self.disk().replace_range(cf, start, end, records)
+        } else {
+            self.hybrid.replace_range(cf, start, end, records)
         }
     }
 

@@ -4,6 +4,7 @@ mod concurrency;
 mod cursor;
 mod durability;
 mod model;
+mod replace;
 mod snapshot;
 mod write;
 
@@ -12,6 +13,7 @@ pub use cursor::*;
 pub use durability::*;
 use engine_traits::{Cf, IterBounds, Iterator, KvEngine, Snapshot, WriteBatch};
 pub use model::*;
+pub use replace::*;
 pub use snapshot::*;
 pub use write::*;
 

@@ -1,18 +1,31 @@
 //! Tests that end their process: the test runs itself again as a child and looks at how that ended.
 
-use std::process::{Command, Output};
+use std::{
+    ffi::{OsStr, OsString},
+    process::{Command, Output},
+};
 
 const CHILD: &str = "PRELOAD_OBSERVER_TEST_CHILD";
 
 /// Whether this process is the child.
 pub(crate) fn is_child() -> bool {
-    std::env::var_os(CHILD).is_some()
+    argument().is_some()
+}
+
+/// What the parent has told this process, if it is a child.
+pub(crate) fn argument() -> Option<OsString> {
+    std::env::var_os(CHILD)
 }
 
 /// Runs the test called `name` (with its module) of this binary as a child, to its end.
 pub(crate) fn run(name: &str) -> Output {
+    run_with(name, OsStr::new("1"))
+}
+
+/// Like [`run`], and tells the child `argument`.
+pub(crate) fn run_with(name: &str, argument: &OsStr) -> Output {
     let this = std::env::current_exe().expect("a running program has a path");
-    let child = Command::new(this).args([name, "--exact", "--nocapture"]).env(CHILD, "1").output();
+    let child = Command::new(this).args([name, "--exact", "--nocapture"]).env(CHILD, argument).output();
     child.expect("the test binary starts")
 }
 

@@ -1,14 +1,16 @@
-//! Requests that arrive while a snapshot is on its way, at each step of it.
+//! Requests that arrive while a snapshot is on its way, at each step of it; stores that are killed at such a step.
 
-use engine_traits::ReadSource;
+use std::path::{Path, PathBuf};
+
+use engine_traits::{Cf, KvEngine, ReadSource};
 use preload_observer::Config;
 use raft::eraftpb::ConfChangeType;
 use raftstore::store::new_peer;
-use test_raftstore::{REGION_ID, first_peer_id, wait};
+use test_raftstore::{Cluster, ClusterConfig, REGION_ID, first_peer_id, requests, wait};
 
 use crate::{
-    set,
-    support::{Preloading, put, snapshot_message},
+    child, set,
+    support::{Preloading, put, snapshot_files, snapshot_message},
 };
 
 fn initialized(preloading: &Preloading) -> bool {
@@ -103,4 +105,71 @@ fn cached_region_is_not_served_after_a_snapshot_that_paused_before_it_was_announ
 #[test]
 fn cached_region_is_not_served_after_a_snapshot_that_paused_before_it_replaced_the_data() {
     snapshot_under_a_cached_region("raftstore::apply_snapshot::delay");
+}
+
+/// Blocks of a snapshot that [`killed_at`] sends.
+const BLOCKS: u8 = 8;
+
+fn start_in(dir: &Path) -> Cluster {
+    let config = ClusterConfig { first_region_on: vec![1], data_dir: Some(dir.to_owned()), ..ClusterConfig::default() };
+    Cluster::start(config).unwrap()
+}
+
+fn key(i: u8) -> Vec<u8> {
+    vec![b'k', i]
+}
+
+fn value(i: u8) -> Vec<u8> {
+    vec![i; 300 << 10]
+}
+
+/// A process with three stores dies when `failpoint` has been passed as often as `actions` says, while a snapshot of some
+/// blocks in two column families is on its way to store 3. The next process gets it there.
+fn killed_at(test: &str, failpoint: &str, actions: &str) {
+    if let Some(dir) = child::argument() {
+        child::behave_like_a_node();
+        let cluster = start_in(&PathBuf::from(dir));
+        for i in 0..BLOCKS {
+            let put = |cf| requests::put(cf, &key(i), &value(i));
+            cluster.must_write(REGION_ID, vec![put(Cf::Default), put(Cf::Write)]);
+        }
+        let _armed = set(failpoint, actions);
+        cluster.must_change_peer(REGION_ID, ConfChangeType::AddLearnerNode, new_peer(3, 1003));
+        wait::until("the end of this process", || false);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let output = child::run_with(test, dir.path().as_os_str());
+    let fatal = child::fatal_lines(&output);
+    assert!(fatal.iter().any(|line| line.contains(failpoint)), "{output:?}");
+    let left: Vec<_> = std::fs::read_dir(dir.path().join("store-3/snap")).unwrap().collect();
+    assert!(!left.is_empty(), "it was killed while the snapshot was on its way");
+
+    let cluster = start_in(dir.path());
+    for i in 0..BLOCKS {
+        for cf in [Cf::Default, Cf::Write] {
+            wait::until("store 3 to have everything", || {
+                let found = cluster.kv(3).get_value(cf, &keys::data_key(&key(i))).unwrap();
+                found.as_deref() == Some(&value(i)[..])
+            });
+        }
+    }
+    wait::until("no files to be left", || (1..=3).all(|store_id| snapshot_files(&cluster, store_id).is_empty()));
+}
+
+#[test]
+fn receiver_that_is_killed_while_it_receives_gets_the_snapshot_afterwards() {
+    killed_at(
+        "snapshots::receiver_that_is_killed_while_it_receives_gets_the_snapshot_afterwards",
+        "raftstore::receive_snapshot::pause",
+        "5*off->panic",
+    );
+}
+
+#[test]
+fn store_that_is_killed_between_two_column_families_applies_the_snapshot_again() {
+    killed_at(
+        "snapshots::store_that_is_killed_between_two_column_families_applies_the_snapshot_again",
+        "raftstore::apply_snapshot::pause_between_families",
+        "panic",
+    );
 }

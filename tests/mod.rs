@@ -3,4 +3,5 @@
 mod placement;
 mod preload;
 mod raftstore;
+mod snapshots;
 mod support;

@@ -13,7 +13,7 @@ use kvproto::{
 };
 use preload_observer::{Config, PreloadObserver};
 use raft::eraftpb::{ConfChangeType, MessageType};
-use raftstore::store::new_peer;
+use raftstore::store::{Direction, SnapKey, new_peer, snapshot::raft_snapshot};
 use test_raftstore::{Cluster, ClusterConfig, Filter, Hold, REGION_ID, Verdict, first_peer_id, requests, wait};
 
 /// Priority of the plugin: after the region cache's own observer.
@@ -177,14 +177,17 @@ fn verdict(extra_ctx: &[u8]) -> String {
     named.into_iter().find(|(has, _)| *has).map_or_else(|| format!("{error:?}"), |(_, name)| name.to_owned())
 }
 
-/// The message with which the leader of the first region brings store `to_store` to its own state.
+/// The message with which the leader of the first region brings store `to_store` to its own state; its files are there.
 pub(crate) fn snapshot_message(cluster: &Cluster, to_store: u64) -> RaftMessage {
     use engine_traits::KvEngine;
     let leader = cluster.wait_for_leader(REGION_ID);
     let (region, status) = (&leader.status.region, &leader.status);
     let mut local = RegionLocalState::default();
     local.set_region(region.clone());
-    let data = raftstore::store::Snapshot::generate(&cluster.kv(leader.store_id).snapshot(), &local);
+    let key = SnapKey { region_id: REGION_ID, term: status.term, idx: status.applied_index };
+    let dir = cluster.snapshot_dir(to_store).expect("the store has a directory");
+    let data = dir.generate(&cluster.kv(leader.store_id).snapshot(), &local, key, Direction::Received);
+    let data = data.expect("the leader's data is readable");
     let mut message = RaftMessage::default();
     message.set_region_id(REGION_ID);
     message.set_from_peer(new_peer(leader.store_id, status.peer_id));
@@ -195,13 +198,15 @@ pub(crate) fn snapshot_message(cluster: &Cluster, to_store: u64) -> RaftMessage 
     raft.set_from(status.peer_id);
     raft.set_to(first_peer_id(to_store));
     raft.set_term(status.term);
-    raft.mut_snapshot().set_data(data.expect("the leader's data is readable").into());
-    let metadata = raft.mut_snapshot().mut_metadata();
-    metadata.set_index(status.applied_index);
-    metadata.set_term(status.term);
-    let voters: Vec<u64> = region.get_peers().iter().map(Peer::get_id).collect();
-    metadata.mut_conf_state().set_voters(voters);
+    raft.set_snapshot(raft_snapshot(&data, status.applied_index, status.term));
     message
+}
+
+/// The names of a store's snapshot files.
+pub(crate) fn snapshot_files(cluster: &Cluster, store_id: u64) -> Vec<String> {
+    let entries = std::fs::read_dir(cluster.store_dir(store_id).join("snap")).expect("a store that runs has it");
+    // One that is removed meanwhile is not there.
+    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
 }
 
 /// Cuts store `store_id` off from appended entries; it still hears heartbeats.

@@ -46,7 +46,7 @@ struct Options {
 enum Scenario {
     /// What an inbound Raft message costs in `CoprocessorHost::on_raft_message`, without and with the plugin.
     Observer,
-    /// What three stores in one process do: replicated puts, a restart, idle regions.
+    /// What stores in one process do: replicated puts, a restart, idle regions, a new replica.
     ///
     /// Puts per second and their latencies, one client with 128 puts in flight, 16-byte keys and 100-byte values, each
     /// answered when it is on disk on a quorum and applied. Then, in child processes on existing data, the time from the
@@ -61,6 +61,9 @@ enum Scenario {
     /// The child process of `raftstore`.
     #[command(hide = true)]
     ServeCluster(store::ServeOptions),
+    /// The child process of `raftstore` for the new replica.
+    #[command(hide = true)]
+    ServeSnapshot(store::SnapshotOptions),
 }
 
 impl Scenario {
@@ -69,7 +72,7 @@ impl Scenario {
             // 21 samples of 20 ms: a median that repeats within a few per cent, in less than a minute.
             Self::Observer => 21,
             // Samples are seconds long, and each restart is one.
-            Self::Raftstore(_) | Self::ServeCluster(_) => 5,
+            Self::Raftstore(_) | Self::ServeCluster(_) | Self::ServeSnapshot(_) => 5,
             // A run takes minutes, and has hundreds of moves.
             Self::Transfer(_) => 1,
         }
@@ -88,6 +91,10 @@ fn main() -> ExitCode {
         Scenario::Transfer(options) => transfer::run(&options, runs),
         Scenario::ServeCluster(options) => {
             store::serve(&options);
+            return ExitCode::SUCCESS;
+        }
+        Scenario::ServeSnapshot(options) => {
+            store::serve_snapshot(&options);
             return ExitCode::SUCCESS;
         }
     };

@@ -1,7 +1,8 @@
 //! A cluster of stores in one process, and a client for it.
 //!
 //! # How it works
-//! Store `n` has its data under `<dir>/store-n`: `kv` (the data engine) and `raft` (the log). The first region has id
+//! Store `n` has its data under `<dir>/store-n`: `kv` (the data engine), `raft` (the log) and `snap`
+//! (the files of snapshots). The first region has id
 //! [`REGION_ID`], covers the whole key space, and has peer `100 + n` on store `n`.
 
 use std::{
@@ -28,8 +29,8 @@ use raftstore::{
     Error, Result,
     coprocessor::CoprocessorHost,
     store::{
-        Config, PeerStatus, RegionSnapshot, StoreHandle, StoreInbox, StoreThreads, bootstrap_region, bootstrap_store,
-        new_peer,
+        Config, PeerStatus, RealFiles, RegionSnapshot, SnapshotDir, StoreHandle, StoreInbox, StoreThreads,
+        bootstrap_region, bootstrap_store, new_peer,
     },
 };
 
@@ -167,7 +168,9 @@ impl Cluster {
         let inbox = StoreInbox::new(store_id);
         self.network.connect(inbox.handle().clone());
         let raftstore = self.config.raftstore.clone();
-        let threads = StoreThreads::start(inbox, raftstore, kv.clone(), log, self.network.transport(), host)?;
+        let snapshots = self.snapshot_dir(store_id)?;
+        let threads =
+            StoreThreads::start(inbox, raftstore, kv.clone(), log, snapshots, self.network.transport(), host)?;
         self.nodes.insert(store_id, Node { kv, threads, _plugins: plugins });
         Ok(())
     }
@@ -238,6 +241,15 @@ impl Cluster {
 
     pub fn store_dir(&self, store_id: u64) -> PathBuf {
         self.dir.join(format!("store-{store_id}"))
+    }
+
+    /// Where a store keeps the files of its snapshots.
+    ///
+    /// # Errors
+    /// When the directory cannot be created.
+    pub fn snapshot_dir(&self, store_id: u64) -> Result<SnapshotDir> {
+        let files = RealFiles::open(&self.store_dir(store_id).join("snap"))?;
+        Ok(SnapshotDir::new(Arc::new(files)))
     }
 
     pub fn dir(&self) -> &Path {

@@ -5,21 +5,26 @@
 //! them is put into the receiver's inbox. A store that is not running loses what is sent to it.
 //!
 //! # Invariants
-//! Messages between two stores arrive in the order in which they were sent, except for those that a filter holds.
+//! - Messages between two stores arrive in the order in which they were sent, except for those that a filter holds.
+//! - The files of a snapshot travel only if the message that goes ahead of them passes the filters. Of a transfer that was
+//!   not let through the sender is told, unlike of a message, and it tries again.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use engine_traits::KvEngine;
 use kvproto::{
     raft_cmdpb::{RaftCmdRequest, RaftCmdResponse},
-    raft_serverpb::RaftMessage,
+    raft_serverpb::{RaftMessage, SnapshotChunk},
 };
 use parking_lot::{Mutex, RwLock};
 use placement::RefusalCallback;
 use raftstore::{
     Error, Result,
-    store::{PeerStatus, StoreHandle, Transport},
+    store::{ChunkAnswer, PeerStatus, SnapKey, SnapshotTransport, StoreHandle, StreamId, Transport},
 };
+
+/// A receiver that takes longer over a block counts as gone.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a filter does with a message.
 pub enum Verdict {
@@ -34,6 +39,11 @@ pub enum Verdict {
 pub trait Filter: Send + Sync {
     /// May change `message`.
     fn filter(&self, message: &mut RaftMessage) -> Verdict;
+
+    /// Is shown the data of a snapshot on its way to a store, block by block. May change it; whether it arrives.
+    fn filter_data(&self, _to_store: u64, _data: &mut Vec<u8>) -> bool {
+        true
+    }
 }
 
 impl<F: Fn(&mut RaftMessage) -> Verdict + Send + Sync> Filter for F {
@@ -94,13 +104,12 @@ impl<E: KvEngine> Network<E> {
     /// # Errors
     /// When the receiver is not connected.
     pub fn send(&self, mut message: RaftMessage) -> Result<()> {
-        for filter in self.0.filters.read().iter() {
-            match filter.filter(&mut message) {
-                Verdict::Pass => {}
-                Verdict::Drop | Verdict::Hold => return Ok(()),
-            }
-        }
-        self.deliver(message)
+        if self.passes(&mut message) { self.deliver(message) } else { Ok(()) }
+    }
+
+    /// Whether `message` passes all filters.
+    fn passes(&self, message: &mut RaftMessage) -> bool {
+        self.0.filters.read().iter().all(|filter| matches!(filter.filter(message), Verdict::Pass))
     }
 
     /// Puts `message` into its receiver's inbox, past all filters.
@@ -155,6 +164,20 @@ impl<E: KvEngine> Transport for NetworkTransport<E> {
     }
 }
 
+impl<E: KvEngine> SnapshotTransport for NetworkTransport<E> {
+    fn exchange(&mut self, to_store: u64, stream: StreamId, mut chunk: SnapshotChunk) -> Result<ChunkAnswer> {
+        let passes = if chunk.has_message() {
+            self.0.passes(chunk.mut_message())
+        } else {
+            self.0.0.filters.read().iter().all(|filter| filter.filter_data(to_store, chunk.mut_data()))
+        };
+        if !passes {
+            return Err(Error::Stopped);
+        }
+        self.0.store(to_store).ok_or(Error::Stopped)?.receive_chunk(stream, chunk, EXCHANGE_TIMEOUT)
+    }
+}
+
 type Predicate = Box<dyn Fn(&RaftMessage) -> bool + Send + Sync>;
 
 /// A filter that holds messages until it is told to let them go.
@@ -179,9 +202,11 @@ impl Hold {
         self.len() == 0
     }
 
-    /// Delivers what is held, in the order in which it came, and holds nothing more.
+    /// Delivers what is held, in the order in which it came, and holds nothing more. A snapshot is not delivered without
+    /// its files: it comes when its sender tries again.
     pub fn release<E: KvEngine>(&self, network: &Network<E>) {
-        for message in self.held.lock().take().into_iter().flatten() {
+        let held = self.held.lock().take().into_iter().flatten();
+        for message in held.filter(|message| SnapKey::of_message(message).is_none()) {
             // A receiver that is gone loses it.
             let _ = network.deliver(message);
         }

@@ -18,7 +18,11 @@
 //! - `idle_memory`: its resident memory then, and `idle_memory_added`: how much of it one peer takes, which is the
 //!   difference between the sides divided by the peers that one has more than the other.
 //!
-//! The last three have a side with the first region alone, which is what a process costs without many regions.
+//! - `snapshot_N_mib_time`, `snapshot_N_mib_memory_added`: from adding a learner to a region of so much data until the
+//!   learner has applied its snapshot, and how much more memory than before the process had meanwhile at most. Sender and
+//!   receiver are in one process, so it is what both take together.
+//!
+//! The idle cases have a side with the first region alone, which is what a process costs without many regions.
 //!
 //! **Invariants.** Numbers of regions for `put` are cases, not sides: each has the machine for itself, one after the other.
 //!
@@ -26,13 +30,14 @@
 
 mod idle;
 mod put;
+mod snapshot;
 mod surroundings;
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-pub(crate) use self::idle::serve;
+pub(crate) use self::{idle::serve, snapshot::serve as serve_snapshot};
 use crate::report::Figure;
 
 /// What can be set about the scenario.
@@ -48,6 +53,9 @@ pub(crate) struct Options {
     /// How many regions are idle, and are restarted; 0 leaves these cases out.
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     idle_regions: u32,
+    /// MiB in the region that a new replica is made of; 0 leaves these cases out.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    snapshot_mib: u32,
 }
 
 /// What the child process is told.
@@ -56,6 +64,17 @@ pub(crate) struct ServeOptions {
     /// Where the stores' data is.
     #[arg(long)]
     dir: PathBuf,
+}
+
+/// What the child process that adds a replica is told.
+#[derive(Args)]
+pub(crate) struct SnapshotOptions {
+    /// Where the stores' data is.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Of the learner.
+    #[arg(long)]
+    peer_id: u64,
 }
 
 /// All figures of the scenario.
@@ -67,6 +86,9 @@ pub(crate) fn run(options: &Options, runs: u32) -> Vec<Figure> {
     }
     if options.idle_regions > 0 {
         figures.extend(idle::figures(options.idle_regions, sample, runs));
+    }
+    if options.snapshot_mib > 0 {
+        figures.extend(snapshot::figures(options.snapshot_mib, runs));
     }
     figures
 }

@@ -40,6 +40,12 @@ pub struct Config {
     pub raft_log_gc_count_limit: u64,
     /// Commands of one region that may wait for being applied; more are refused as busy. Default 4096.
     pub max_pending_commands: usize,
+    /// Snapshots that are sent at a time, each by a thread of its own; 1 to 64. Default 2: one that waits for its receiver
+    /// does not hold up all others, and two already fill a disk or a network.
+    pub concurrent_send_snap_limit: usize,
+    /// Snapshots that arrive at a time; further senders are told to try later. At least 1. Default 8: the memory of each
+    /// is one message, so this bounds how far what arrives is spread over the disk, and how much waits to be applied.
+    pub concurrent_recv_snap_limit: usize,
     /// For how long a transferee may hold back its acknowledgement of an offered leadership while an observer says
     /// "not yet". The longer of this and half an election timeout counts. Default 3 s.
     pub transfer_leader_hold_timeout: ReadableDuration,
@@ -60,6 +66,8 @@ impl Default for Config {
             raft_log_gc_threshold: 50,
             raft_log_gc_count_limit: 10_000,
             max_pending_commands: 4096,
+            concurrent_send_snap_limit: 2,
+            concurrent_recv_snap_limit: 8,
             transfer_leader_hold_timeout: ReadableDuration::secs(3),
         }
     }
@@ -118,6 +126,10 @@ impl Config {
         let limit = self.raft_log_gc_count_limit;
         let allowed = format!("at least raft-log-gc-threshold = {threshold}");
         check(limit >= threshold, "raft-log-gc-count-limit", limit.to_string(), allowed)?;
+        let sent = self.concurrent_send_snap_limit;
+        check((1..=64).contains(&sent), "concurrent-send-snap-limit", sent.to_string(), "1 to 64".into())?;
+        let received = self.concurrent_recv_snap_limit;
+        check(received >= 1, "concurrent-recv-snap-limit", received.to_string(), "at least 1".into())?;
         let commands = self.max_pending_commands;
         check(commands >= 1, "max-pending-commands", commands.to_string(), "at least 1".into())
     }

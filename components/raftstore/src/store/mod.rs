@@ -28,7 +28,7 @@ pub use self::{
     driver::{ReadCallback, RegionSnapshot, StoreHandle, StoreInbox, StoreThreads, WriteCallback},
     local_state::{bootstrap_region, bootstrap_store, new_peer},
     region::is_initialized,
-    snapshot::{SnapKey, Snapshot},
+    snapshot::{Direction, RealFiles, SnapKey, Snapshot, SnapshotDir},
     transfer_leader_context::TransferLeaderContext,
-    transport::Transport,
+    transport::{ChunkAnswer, SnapshotTransport, StreamId, Transport},
 };

@@ -118,6 +118,12 @@ impl World {
                 self.clients.on_read_failed(id.0);
                 return Ok(());
             }
+            Effect::RemoveSnapshot { direction, key } => {
+                if let Some(run) = self.running(store_id) {
+                    run.remove_snapshot(direction, key);
+                }
+                return Ok(());
+            }
             Effect::WriteLog(_) | Effect::Applier(_) | Effect::ApplySnapshot(_) => {}
         }
         let Some(run) = self.running(store_id) else { return Ok(()) };
@@ -151,7 +157,11 @@ impl World {
                     self.coverage.hit(Seam::SnapshotOfOtherRange);
                 }
             }
-            Effect::Send(_) | Effect::Respond { .. } | Effect::ServeRead { .. } | Effect::FailRead { .. } => {}
+            Effect::Send(_)
+            | Effect::RemoveSnapshot { .. }
+            | Effect::Respond { .. }
+            | Effect::ServeRead { .. }
+            | Effect::FailRead { .. } => {}
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 //!
 //! # How it works
 //! A message is lost, delayed, doubled, or cut off by a partition; whatever arrives goes on the agenda. A store that is
-//! down takes nothing.
+//! down takes nothing. A snapshot has a way of its own; see `transfers`.
 //!
 //! # Invariants
 //! A message is never changed.
@@ -18,7 +18,7 @@ use std::time::Duration;
 use kvproto::raft_serverpb::{ExtraMessageType, RaftMessage};
 use preload_observer::core::PeerState;
 use raft::eraftpb::MessageType;
-use raftstore::store::core::Input;
+use raftstore::store::{SnapKey, core::Input};
 
 use super::{
     checks::{self, Checked, transfers::Offer},
@@ -31,18 +31,19 @@ impl World {
     pub(super) fn send(&mut self, from: u64, message: RaftMessage) -> Checked {
         self.checks.raft.on_send(&message)?;
         let to = message.get_to_peer().get_store_id();
-        let is_snapshot = message.get_message().get_msg_type() == MessageType::MsgSnapshot && !message.has_extra_msg();
+        if SnapKey::of_message(&message).is_some() {
+            return self.begin_transfer(from, message);
+        }
         let (region_id, to_peer) = (message.get_region_id(), message.get_to_peer().get_id());
         let is_up = self.running(to).is_some();
         let is_preload = is_preload(&message);
         let is_noticed = !is_up && !is_preload && self.rng.percent(50);
         self.note_ack(from, &message)?;
-        if let Some(run) = self.running(from) {
-            if is_snapshot {
-                run.core.handle(Input::SnapshotSent { region_id, to_peer, sent: !is_noticed });
-            } else if is_noticed && !message.has_extra_msg() {
-                run.core.handle(Input::Unreachable { region_id, to_peer });
-            }
+        if is_noticed
+            && !message.has_extra_msg()
+            && let Some(run) = self.running(from)
+        {
+            run.core.handle(Input::Unreachable { region_id, to_peer });
         }
         self.transmit(from, to, message);
         Ok(())
@@ -58,12 +59,11 @@ impl World {
             self.trace.lock().line(self.now, is_preload, format_args!("{from} -> {to} lost: {}", Line(&message)));
             return;
         }
-        let is_snapshot = message.get_message().get_msg_type() == MessageType::MsgSnapshot;
         let copies = if rng.permyriad(plan.duplicated) { 2 } else { 1 };
         for _ in 0..copies {
             let rng = if is_preload { &mut self.side_rng } else { &mut self.rng };
             let mut delay = rng.up_to(plan.latency);
-            if rng.permyriad(plan.late) || (is_snapshot && rng.permyriad(plan.snapshots_held)) {
+            if rng.permyriad(plan.late) {
                 delay += rng.up_to(plan.lateness);
             }
             self.schedule(delay, Event::Deliver { to_store: to, message: Box::new(message.clone()) });
@@ -172,7 +172,7 @@ impl World {
 }
 
 /// A message on one line of the log.
-struct Line<'a>(&'a RaftMessage);
+pub(super) struct Line<'a>(pub(super) &'a RaftMessage);
 
 impl std::fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -46,6 +46,7 @@ mod surroundings;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod transfers;
 mod workload;
 mod world;
 

@@ -88,6 +88,9 @@ pub(super) struct NetworkPlan {
     pub(super) late: u64,
     pub(super) lateness: Duration,
     pub(super) snapshots_held: u64,
+    /// Chunks of snapshots that are lost, or their answers; and that arrive changed.
+    pub(super) chunks_lost: u64,
+    pub(super) chunks_corrupted: u64,
 }
 
 /// What a run is about.
@@ -126,6 +129,7 @@ pub(super) struct Plan {
     pub(super) client_every: Duration,
     /// Out of 10,000 effects, so many are the last before a crash.
     pub(super) crash_at_effect: u64,
+    pub(super) snapshots_received_max: usize,
     /// Snapshots are put in place past the cache, as files that are ingested would be.
     pub(super) bulk_load: bool,
     pub(super) preload: Config,
@@ -189,6 +193,8 @@ impl Plan {
                 late: rate(rng, 50, 500),
                 lateness: Duration::from_millis(rng.range(50, 3_000)),
                 snapshots_held: rate(rng, 50, 8_000),
+                chunks_lost: rate(rng, 50, 2_000),
+                chunks_corrupted: rate(rng, 50, 1_000),
             },
             log: Pace::draw(rng),
             apply: Pace::draw(rng),
@@ -201,6 +207,7 @@ impl Plan {
             placement_every: Duration::from_millis(rng.range(80, 1_000)),
             client_every: Duration::from_millis(rng.range(8, 60)),
             crash_at_effect: rate(rng, 40, 15),
+            snapshots_received_max: rng.range(1, 4) as usize,
             bulk_load: rng.percent(50),
             cache_capacity: if cache_is_ample { ReadableSize::mb(64) } else { ReadableSize(rng.range(2_000, 20_000)) },
             cache_is_ample,
@@ -221,6 +228,8 @@ impl Plan {
             late: 0,
             lateness: Duration::ZERO,
             snapshots_held: 0,
+            chunks_lost: 0,
+            chunks_corrupted: 0,
         };
         (self.log, self.apply, self.snapshot) = (Pace::QUICK, Pace::QUICK, Pace::QUICK);
         (self.load, self.plugin, self.sluggish) = (Pace::QUICK, Pace::QUICK, None);

@@ -19,7 +19,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -37,11 +37,11 @@ use raft::eraftpb::{Entry, EntryType};
 use raftstore::{
     coprocessor::CoprocessorHost,
     store::{
-        Config, Snapshot,
+        Config, Direction, SnapKey, Snapshot, SnapshotDir,
         apply::{Applier, ApplyOutcome, Urgency},
         core::{ApplierEffect, ApplySnapshot, Input, LogWrite, Store},
         data,
-        snapshot::raft_snapshot,
+        snapshot::{Receiver, raft_snapshot},
     },
 };
 
@@ -122,10 +122,12 @@ pub(super) struct Running {
     pub(super) destroying: BTreeSet<u64>,
     /// Inputs of the core whose effects it was not asked for yet.
     pub(super) inputs_waiting: usize,
+    pub(super) snapshot_dir: SnapshotDir,
+    pub(super) snapshot_receiver: Receiver,
     /// Workers whose next step is on the agenda.
     pub(super) awake: Vec<Worker>,
     /// The first snapshot that was put in place, if a sabotage wants it again.
-    replayed: Option<ApplySnapshot>,
+    replayed: Option<(ApplySnapshot, engine_test::MemSnapshot)>,
     sabotage: Option<Sabotage>,
     is_bulk_load: bool,
 }
@@ -206,6 +208,12 @@ impl SimStore {
         };
         let core = Store::load(self.id, store_config, host.clone(), &engine, log.clone())
             .map_err(|error| Violation::new("restart", format!("store {} cannot be loaded: {error:?}", self.id)))?;
+        let snapshot_dir = SnapshotDir::new(Arc::new(self.disk.open_files("snap")));
+        snapshot_dir
+            .recover(core.pending_snapshots())
+            .map_err(|error| Violation::new("restart", format!("store {}: {error:?}", self.id)))?;
+        let pending = core.pending_snapshots().map(Snapshot::key);
+        let snapshot_receiver = Receiver::new(snapshot_dir.clone(), plan.snapshots_received_max, pending);
         note_restart(&core, &log, surroundings);
         plugin_bell.ring();
         self.run = Some(Running {
@@ -228,6 +236,8 @@ impl SimStore {
             snapshot_reports: VecDeque::new(),
             destroying: BTreeSet::new(),
             inputs_waiting: 0,
+            snapshot_dir,
+            snapshot_receiver,
             awake: Vec::new(),
             replayed: None,
             sabotage: plan.sabotage,
@@ -373,10 +383,12 @@ impl Running {
             }
             Some(ApplierEffect::GenerateSnapshot { tag }) => {
                 if let Some(applier) = lane.appliers.get(&tag.region_id).filter(|applier| applier.tag() == tag) {
+                    let (idx, term) = (applier.applied_index(), applier.applied_term());
+                    let key = SnapKey { region_id: tag.region_id, term, idx };
                     let snapshot = applier.snapshot_state().map(|local| {
-                        let data = Snapshot::generate(&self.engine.snapshot(), &local).expect("the disk can be read");
-                        let (index, term) = (applier.applied_index(), applier.applied_term());
-                        Box::new(raft_snapshot(data, local.get_region(), index, term))
+                        let engine = self.engine.snapshot();
+                        let data = self.snapshot_dir.generate(&engine, &local, key, Direction::Generated);
+                        Box::new(raft_snapshot(&data.expect("no failure was injected"), idx, term))
                     });
                     self.generated.push_back(Input::SnapshotGenerated { tag, snapshot });
                 }
@@ -401,26 +413,39 @@ impl Running {
         }
         let Some(task) = self.snapshots.pop_front() else { return StepEnd::Done(Vec::new()) };
         let (tag, key) = (task.tag, task.snapshot.key());
-        let cancelled = task.cancel.load(Ordering::Acquire);
-        self.snapshot_reports.push_back(Input::SnapshotApplied { tag, cancelled });
-        if cancelled {
-            self.host.cancel_apply_snapshot(tag.region_id, tag.peer_id);
-            return StepEnd::Done(Vec::new());
-        }
         if disk_fails {
             self.engine.disk().fail_next_sync();
         }
-        let (engine, host) = (&self.engine, &self.host);
-        let result = engine.past_the_cache(self.is_bulk_load, || data::install_snapshot(engine, host, &task));
+        let (engine, host, dir) = (&self.engine, &self.host, &self.snapshot_dir);
+        let result = engine.past_the_cache(self.is_bulk_load, || data::install_snapshot(engine, host, dir, &task));
         if self.sabotage == Some(Sabotage::SnapshotOverNewer) {
-            if let Some(older) = &self.replayed {
-                data::install_snapshot(engine, host, older).expect("no failure was injected");
+            if let Some((older, data)) = &self.replayed {
+                let mut local = RegionLocalState::default();
+                local.set_region(older.snapshot.region().clone());
+                let key = older.snapshot.key();
+                dir.generate(data, &local, key, Direction::Received).expect("no failure was injected");
+                data::install_snapshot(engine, host, dir, older).expect("no failure was injected");
+                dir.remove(Direction::Received, key).expect("no failure was injected");
             }
-            self.replayed = self.replayed.take().or(Some(task));
+            self.replayed = self.replayed.take().or(Some((task, self.engine.disk().snapshot())));
         }
         match result {
-            Ok(()) => StepEnd::Installed { region_id: tag.region_id, index: key.idx, term: key.term },
+            Ok(installed) => {
+                self.snapshot_reports.push_back(Input::SnapshotApplied { tag, cancelled: !installed });
+                if installed {
+                    return StepEnd::Installed { region_id: tag.region_id, index: key.idx, term: key.term };
+                }
+                StepEnd::Done(Vec::new())
+            }
             Err(_) => StepEnd::Crashed,
+        }
+    }
+
+    /// Removes what nobody needs any more.
+    pub(super) fn remove_snapshot(&mut self, direction: Direction, key: SnapKey) {
+        match direction {
+            Direction::Generated => self.snapshot_dir.remove(direction, key).expect("no failure was injected"),
+            Direction::Received => self.snapshot_receiver.release(key),
         }
     }
 

@@ -25,7 +25,7 @@ use kvproto::{
     raft_serverpb::RaftMessage,
 };
 use preload_observer::message::AnswerKind;
-use raftstore::store::{PeerStatus, bootstrap_region, bootstrap_store, core::Input, new_peer};
+use raftstore::store::{PeerStatus, StreamId, bootstrap_region, bootstrap_store, core::Input, new_peer};
 use txn_types::Key;
 
 use super::{
@@ -40,6 +40,7 @@ use super::{
     store::{Running, SimStore, Worker},
     surroundings::Surroundings,
     trace::Trace,
+    transfers::{Transfer, TransferStep},
     workload::Locked,
 };
 
@@ -111,6 +112,11 @@ pub(super) enum Event {
     EndPartition {
         id: u64,
     },
+    /// Something of a transfer of a snapshot's files happens.
+    Transfer {
+        stream: StreamId,
+        step: TransferStep,
+    },
     /// A snapshot that was kept is let go.
     Release(Box<Held>),
 }
@@ -142,6 +148,8 @@ pub(super) struct World {
     pub(super) checks: Checks,
     surroundings: Surroundings,
     pub(super) clients: Clients,
+    /// Snapshots on their way.
+    pub(super) transfers: BTreeMap<StreamId, Transfer>,
     /// The last final answer of a store for a region.
     pub(super) final_answers: BTreeMap<(u64, u64), AnswerKind>,
 }
@@ -175,6 +183,7 @@ impl World {
             checks: Checks::default(),
             surroundings: Surroundings::new(sabotage, coverage.clone()),
             clients: Clients::default(),
+            transfers: BTreeMap::new(),
             final_answers: BTreeMap::new(),
             plan,
             rng,
@@ -273,6 +282,7 @@ impl World {
                     && let Some(run) = self.running(store_id)
                 {
                     run.engine.cache().housekeep();
+                    run.snapshot_receiver.tick();
                 }
                 self.input(store_id, Input::Tick)
             }
@@ -337,11 +347,12 @@ impl World {
                 }
                 Ok(())
             }
+            Event::Transfer { stream, step } => self.on_transfer(stream, step),
             Event::Release(held) => self.release(*held),
         }
     }
 
-    fn is_alive(&self, store_id: u64, life: u64) -> bool {
+    pub(super) fn is_alive(&self, store_id: u64, life: u64) -> bool {
         self.stores.get(&store_id).is_some_and(|store| store.life == life && store.run.is_some())
     }
 

@@ -3,7 +3,7 @@
 //! # How it works
 //! Every `raft-log-gc-ticks` ticks a leader proposes to drop the entries that all peers have. A peer that is far behind
 //! holds that up until the log has `raft-log-gc-count-limit` entries; then it is left behind, and brought up to date by a
-//! snapshot.
+//! snapshot. From the index of a snapshot on its way on, entries stay.
 //!
 //! # Invariants
 //! An entry leaves the log only when its effects are durable in the data engine: the applier syncs before it reports a
@@ -55,9 +55,14 @@ fn compaction<L: LogStore>(peer: &Peer<L>, config: &Config) -> Option<RaftCmdReq
     let storage = peer.storage();
     let (applied, first) = (storage.applied_index(), storage.first_index().ok()?);
     let slowest = peer.node.raft.prs().iter().map(|(_, progress)| progress.matched).min()?;
+    // A snapshot that is on its way to a peer would be of no use if the log did not go on from it. It is for as long as the
+    // transfer takes: whatever its end is, raft-rs is told.
+    let sent =
+        peer.node.raft.prs().iter().map(|(_, progress)| progress.pending_snapshot).filter(|index| *index > 0).min();
     let too_long = applied.saturating_sub(first) >= config.raft_log_gc_count_limit;
     // One entry stays: a log that is empty says nothing about its term.
-    let index = if too_long { applied } else { applied.min(slowest) }.checked_sub(1)?;
+    let needed = if too_long { sent.unwrap_or(applied) } else { slowest };
+    let index = applied.min(needed).checked_sub(1)?;
     if index < first || index - first + 1 < config.raft_log_gc_threshold {
         return None;
     }

@@ -29,9 +29,10 @@ use crate::{
     Error, Result,
     coprocessor::RegionChangeEvent,
     store::{
-        Snapshot,
+        SnapKey, Snapshot,
         local_state::load_apply_state,
         region::{is_epoch_stale, is_initialized},
+        snapshot::Direction,
         util::error_response,
     },
 };
@@ -41,11 +42,17 @@ pub(super) struct Destroying {
     tag: PeerTag,
     /// What data it may have, of initialized regions.
     data: Vec<Region>,
+    /// The snapshot whose files can go once the log knows nothing of it.
+    snapshot: Option<SnapKey>,
 }
 
 impl Destroying {
     pub(super) fn data(&self) -> &[Region] {
         &self.data
+    }
+
+    pub(super) fn snapshot(&self) -> Option<SnapKey> {
+        self.snapshot
     }
 }
 
@@ -85,8 +92,12 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             epoch.set_version(epoch.get_version().max(removed.get_version()));
             epoch.set_conf_ver(epoch.get_conf_ver().max(removed.get_conf_ver()));
         }
+        let (snapshot, applied) = (peer.accepted_snapshot.as_ref().map(AcceptedSnapshot::key), peer.applied_snapshot);
         let (replaced, absorbed) = peer.accepted_snapshot.map(AcceptedSnapshot::into_remains).unwrap_or_default();
         self.destroy_data(tag, Remains { region: tombstone, replaced, absorbed });
+        if let Some(destroying) = self.destroying.get_mut(&region_id) {
+            destroying.snapshot = snapshot.or(applied);
+        }
         true
     }
 
@@ -106,6 +117,9 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             self.respond(proposal.id, error_response(error(), term));
         }
         self.effects.fail_reads(peer.take_reads(), error);
+        self.remove_snapshots(Direction::Generated, peer.storage_mut().snapshot_offer().take_all());
+        // Raft has taken it, and the log does not know of it yet.
+        self.remove_snapshots(Direction::Received, peer.received_snapshot.take().map(|received| received.key()));
         Some(peer)
     }
 
@@ -118,7 +132,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let absorbed = remains.absorbed.iter().map(|absorbed| absorbed.get_region());
         let data = remains.replaced.iter().chain(absorbed).chain([&remains.region]);
         let data = data.filter(|region| is_initialized(region)).cloned().collect();
-        self.destroying.insert(tag.region_id, Destroying { tag, data });
+        self.destroying.insert(tag.region_id, Destroying { tag, data, snapshot: None });
         self.effects.applier(ApplierEffect::Destroy { tag, remains: Box::new(remains) });
     }
 
@@ -132,8 +146,10 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
 
     /// The log writer answers in order: nothing that the peer had written is answered after this.
     pub(super) fn on_log_cleaned(&mut self, tag: PeerTag) {
-        if self.is_destroying(tag) {
-            self.destroying.remove(&tag.region_id);
+        if self.is_destroying(tag)
+            && let Some(destroyed) = self.destroying.remove(&tag.region_id)
+        {
+            self.remove_snapshots(Direction::Received, destroyed.snapshot);
         }
     }
 

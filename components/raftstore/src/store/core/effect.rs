@@ -2,7 +2,7 @@
 //!
 //! Each effect names the input that answers it. A driver carries effects out in the order in which they came, per
 //! destination: the log ([`Effect::WriteLog`]), a region's applier ([`Effect::Applier`]), the snapshot worker
-//! ([`Effect::ApplySnapshot`]), the transport ([`Effect::Send`]).
+//! ([`Effect::ApplySnapshot`]), the transport ([`Effect::Send`]), the snapshot files ([`Effect::RemoveSnapshot`]).
 
 use std::sync::{Arc, atomic::AtomicBool};
 
@@ -16,7 +16,11 @@ use raft::eraftpb;
 
 use crate::{
     Error,
-    store::{apply::Applier, apply::ApplyOutcome, snapshot::Snapshot},
+    store::{
+        apply::Applier,
+        apply::ApplyOutcome,
+        snapshot::{Direction, SnapKey, Snapshot},
+    },
 };
 
 /// Identifies a command or read until it is answered; chosen by the driver.
@@ -54,20 +58,39 @@ pub enum Input {
     Applied(Box<ApplyOutcome>),
     /// The ordered snapshot, or `None` when it failed.
     SnapshotGenerated { tag: PeerTag, snapshot: Option<Box<eraftpb::Snapshot>> },
-    /// A snapshot was handed to the transport, or could not be.
-    SnapshotSent { region_id: u64, to_peer: u64, sent: bool },
+    /// The transfer of a snapshot has ended.
+    SnapshotSent { key: SnapKey, to_peer: u64, delivery: Delivery },
     /// A message could not be sent.
     Unreachable { region_id: u64, to_peer: u64 },
-    /// The snapshot's data is durable in the data engine, or nothing was done because of the cancel flag.
+    /// The snapshot's data is durable in the data engine, or it was left at some point because of the cancel flag.
     SnapshotApplied { tag: PeerTag, cancelled: bool },
+    /// It is durable that the snapshot was applied.
+    SnapshotForgotten { key: SnapKey },
     /// The applier has removed the peer's data and left a durable tombstone.
     DataDestroyed { tag: PeerTag },
+}
+
+/// How the transfer of a snapshot has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It was handed to the receiver's store.
+    Done,
+    /// The receiver did not answer, or has no room. The same snapshot may be sent again, and resumes.
+    Interrupted,
+    /// Its files are not what the message says. It must not be sent again.
+    Broken,
 }
 
 /// What a store does.
 #[derive(Debug)]
 pub enum Effect {
+    /// Send a message. One with a snapshot goes with its files, and [`Input::SnapshotSent`] answers it.
     Send(Box<RaftMessage>),
+    /// Nobody needs the files of a snapshot any more. To be carried out after the effects before.
+    RemoveSnapshot {
+        direction: Direction,
+        key: SnapKey,
+    },
     WriteLog(LogWrite),
     Applier(ApplierEffect),
     ApplySnapshot(ApplySnapshot),
@@ -152,7 +175,7 @@ pub struct ApplySnapshot {
     pub replaces: Option<Region>,
     /// Tombstones of other regions whose range is the snapshot's; their data is deleted.
     pub absorbs: Vec<RegionLocalState>,
-    /// Set by the core when the peer is to be destroyed; looked at once, before anything is changed.
+    /// Set by the core when the peer is to be destroyed; looked at before each column family.
     pub cancel: Arc<AtomicBool>,
 }
 

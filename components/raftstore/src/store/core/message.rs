@@ -19,6 +19,7 @@ use super::{
     peer::{Origin, Peer, is_initial_message},
 };
 use crate::store::{
+    SnapKey,
     local_state::local_state,
     region::{find_peer, is_epoch_stale},
 };
@@ -40,6 +41,14 @@ enum Verdict {
 
 impl<E: KvEngine, L: LogStore> Store<E, L> {
     pub(super) fn on_raft_message(&mut self, message: Box<RaftMessage>) {
+        let snapshot = SnapKey::of_message(&message);
+        self.let_in(message);
+        if let Some(key) = snapshot {
+            self.remove_unless_used(key);
+        }
+    }
+
+    fn let_in(&mut self, message: Box<RaftMessage>) {
         if !self.host.on_raft_message(&message) {
             return;
         }

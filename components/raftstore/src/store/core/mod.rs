@@ -11,7 +11,7 @@
 //!
 //! One concept per file: [`absorb`] has a region take over another one's range, [`command`] proposes and answers, [`compact_log`] keeps logs short, [`destroy`] ends a peer, [`membership`] follows a change of
 //! the region's peers, [`merge`] decides what becomes of a merge, [`message`] lets messages in and creates peers, [`read`] serves linearizable reads, [`ready`]
-//! turns what raft-rs wants into effects, [`snapshot`] brings one in, [`split`] makes
+//! turns what raft-rs wants into effects, [`snapshot`] brings one in, [`snapshot_offer`] knows those for others, [`split`] makes
 //! peers of new regions, [`stale_peer`] asks whether a peer is still a member, [`transfer`] moves leadership.
 //!
 //! # Invariants
@@ -36,6 +36,7 @@ mod peer_storage;
 mod read;
 mod ready;
 mod snapshot;
+mod snapshot_offer;
 mod split;
 mod stale_peer;
 mod transfer;
@@ -49,7 +50,7 @@ use kvproto::{
 };
 use raft::StateRole;
 
-pub use self::effect::{ApplierEffect, ApplySnapshot, Effect, Input, LogWrite, PeerTag, Remains, RequestId};
+pub use self::effect::{ApplierEffect, ApplySnapshot, Delivery, Effect, Input, LogWrite, PeerTag, Remains, RequestId};
 pub(crate) use self::peer_storage::conf_state_of;
 use self::{
     peer::{Origin, Peer},
@@ -212,21 +213,15 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             Input::LogCleaned { tag } => self.on_log_cleaned(tag),
             Input::ApplierRetired { tag } => self.on_applier_retired(tag),
             Input::Applied(outcome) => self.on_applied(*outcome),
-            Input::SnapshotGenerated { tag, snapshot } => {
-                if let Some(peer) = self.peer_of(tag) {
-                    peer.storage_mut().on_snapshot_generated(snapshot.map(|snapshot| *snapshot));
-                    // raft-rs asks again when it next sends to the follower; a heartbeat's answer makes it.
-                    peer.node.ping();
-                    self.dirty.insert(tag.region_id);
-                }
-            }
-            Input::SnapshotSent { region_id, to_peer, sent } => self.on_snapshot_sent(region_id, to_peer, sent),
+            Input::SnapshotGenerated { tag, snapshot } => self.on_snapshot_generated(tag, snapshot),
+            Input::SnapshotSent { key, to_peer, delivery } => self.on_snapshot_sent(key, to_peer, delivery),
             Input::Unreachable { region_id, to_peer } => {
                 if let Some(peer) = self.peers.get_mut(&region_id) {
                     peer.node.report_unreachable(to_peer);
                 }
             }
             Input::SnapshotApplied { tag, cancelled } => self.on_snapshot_applied(tag, cancelled),
+            Input::SnapshotForgotten { key } => self.on_snapshot_forgotten(key),
             Input::DataDestroyed { tag } => self.on_data_destroyed(tag),
         }
     }
@@ -264,11 +259,13 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
                 continue;
             }
             peer.node.tick();
+            peer.storage_mut().snapshot_offer().tick();
             if peer.node.has_ready() || peer.has_waiting_reads() {
                 self.dirty.insert(*region_id);
             }
         }
         self.on_merge_tick();
+        self.remove_unneeded_snapshots();
         self.on_log_gc_tick();
         self.on_stale_peer_tick();
         self.on_transfer_tick();

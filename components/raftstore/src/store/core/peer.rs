@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     Result,
-    store::{Config, Snapshot, local_state::local_state, merged::Absorbed, region::is_initialized},
+    store::{Config, SnapKey, Snapshot, local_state::local_state, merged::Absorbed, region::is_initialized},
 };
 
 /// A command that was proposed and is not applied yet.
@@ -86,6 +86,8 @@ pub(super) struct Peer<L: LogStore> {
     pub(super) received_snapshot: Option<Snapshot>,
     /// The snapshot that raft-rs accepted, until its data is in the engine.
     pub(super) accepted_snapshot: Option<AcceptedSnapshot>,
+    /// The snapshot whose data is in the engine, until that is written down.
+    pub(super) applied_snapshot: Option<SnapKey>,
     /// Committed entries behind the accepted snapshot, or that came since a snapshot of another region may absorb this one.
     pub(super) deferred_entries: Vec<Entry>,
     /// Set while the region is being merged into another one.
@@ -138,6 +140,7 @@ impl<L: LogStore> Peer<L> {
             reported_index: applied,
             received_snapshot: None,
             accepted_snapshot: None,
+            applied_snapshot: None,
             deferred_entries: Vec::new(),
             merge: local.has_merge_state().then(|| Merge::new(local.take_merge_state())),
             absorbed: Absorbed::new(local.take_merged_records().into_vec()),
@@ -261,7 +264,7 @@ impl<L: LogStore> Peer<L> {
     }
 
     /// Wraps `message` for its peer and sends it. A message to a peer that is not known is dropped.
-    pub(super) fn send(&self, message: Message, effects: &mut Effects) {
+    pub(super) fn send(&mut self, message: Message, effects: &mut Effects) {
         let Some(to_peer) = self.find(message.get_to()).cloned() else {
             return;
         };
@@ -271,6 +274,9 @@ impl<L: LogStore> Peer<L> {
             raft_message.set_end_key(self.region().get_end_key().to_vec());
         }
         raft_message.set_message(message);
+        if let Some(key) = SnapKey::of_message(&raft_message) {
+            self.storage_mut().snapshot_offer().on_sending(key);
+        }
         effects.push(Effect::Send(Box::new(raft_message)));
     }
 

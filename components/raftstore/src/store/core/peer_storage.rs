@@ -20,20 +20,8 @@ use raft::{
     eraftpb::{ConfState, Entry, Snapshot},
 };
 
+use super::snapshot_offer::SnapshotOffer;
 use crate::store::region::{is_initialized, is_learner};
-
-/// A snapshot for a follower that cannot be brought up to date from the log.
-#[derive(Debug, Default)]
-enum SnapshotOffer {
-    #[default]
-    None,
-    /// raft-rs asked for one; it has not been ordered yet.
-    Wanted,
-    /// It is being generated.
-    Generating,
-    /// It waits for raft-rs to ask again.
-    Ready(Box<Snapshot>),
-}
 
 pub(crate) struct PeerStorage<L> {
     region: Region,
@@ -44,8 +32,8 @@ pub(crate) struct PeerStorage<L> {
     cache: VecDeque<Entry>,
     /// Highest index that is durable in the log.
     persisted_index: u64,
-    // raft-rs asks through `&self`.
-    snapshot: std::cell::RefCell<SnapshotOffer>,
+    /// For followers that cannot be brought up to date from the log. raft-rs asks through `&self`.
+    offer: std::cell::RefCell<SnapshotOffer>,
 }
 
 impl<L: LogStore> PeerStorage<L> {
@@ -75,7 +63,7 @@ impl<L: LogStore> PeerStorage<L> {
             apply_state,
             cache: VecDeque::new(),
             persisted_index: last_index,
-            snapshot: Default::default(),
+            offer: Default::default(),
         })
     }
 
@@ -85,6 +73,7 @@ impl<L: LogStore> PeerStorage<L> {
 
     pub(crate) fn set_region(&mut self, region: Region) {
         self.region = region;
+        self.snapshot_offer().withdraw();
     }
 
     pub(crate) fn raft_state(&self) -> &RaftLocalState {
@@ -140,19 +129,8 @@ impl<L: LogStore> PeerStorage<L> {
         self.apply_state = apply_state;
     }
 
-    /// Whether a snapshot is wanted that nobody generates yet; from now on somebody does.
-    pub(crate) fn order_snapshot(&mut self) -> bool {
-        let offer = self.snapshot.get_mut();
-        let wanted = matches!(offer, SnapshotOffer::Wanted);
-        if wanted {
-            *offer = SnapshotOffer::Generating;
-        }
-        wanted
-    }
-
-    /// The ordered snapshot, or `None` if it could not be generated.
-    pub(crate) fn on_snapshot_generated(&mut self, snapshot: Option<Snapshot>) {
-        *self.snapshot.get_mut() = snapshot.map_or(SnapshotOffer::None, |s| SnapshotOffer::Ready(Box::new(s)));
+    pub(crate) fn snapshot_offer(&mut self) -> &mut SnapshotOffer {
+        self.offer.get_mut()
     }
 
     fn trim_cache(&mut self) {
@@ -245,18 +223,9 @@ impl<L: LogStore> Storage for PeerStorage<L> {
         Ok(self.raft_state.get_last_index())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        let mut offer = self.snapshot.borrow_mut();
-        match std::mem::take(&mut *offer) {
-            SnapshotOffer::Ready(snapshot)
-                if snapshot.get_metadata().get_index() >= request_index.max(self.truncated_index()) =>
-            {
-                return Ok(*snapshot);
-            }
-            SnapshotOffer::Generating => *offer = SnapshotOffer::Generating,
-            SnapshotOffer::None | SnapshotOffer::Wanted | SnapshotOffer::Ready(_) => *offer = SnapshotOffer::Wanted,
-        }
-        Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let snapshot = self.offer.borrow_mut().take(to, request_index.max(self.truncated_index()));
+        snapshot.ok_or(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }
 
@@ -326,21 +295,5 @@ mod tests {
         assert_eq!(storage.persisted_index, 6, "the write that ended was of the old entries");
         storage.on_persisted(7, 7);
         assert_eq!(storage.persisted_index, 7);
-    }
-
-    #[test]
-    fn snapshot_is_ordered_once_and_handed_out_once() {
-        let mut storage = storage();
-        assert!(!storage.order_snapshot());
-        assert!(storage.snapshot(0, 2).is_err());
-        assert!(storage.order_snapshot() && !storage.order_snapshot());
-        assert!(storage.snapshot(0, 2).is_err());
-        assert!(!storage.order_snapshot(), "it is being generated");
-        let mut snapshot = Snapshot::default();
-        snapshot.mut_metadata().set_index(9);
-        storage.on_snapshot_generated(Some(snapshot));
-        assert_eq!(storage.snapshot(0, 2).unwrap().get_metadata().get_index(), 9);
-        assert!(storage.snapshot(0, 2).is_err());
-        assert!(storage.order_snapshot());
     }
 }

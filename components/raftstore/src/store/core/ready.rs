@@ -137,6 +137,9 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         // The news of a leader and its offer may have come in together.
         let (term, leader_id) = (peer.term(), peer.node.raft.leader_id);
         peer.offer.take_if(|offer| !offer.is_of(term, leader_id));
+        if change.state != raft::StateRole::Leader {
+            peer.storage_mut().snapshot_offer().withdraw();
+        }
         self.fail_reads_without_leadership(region_id);
         if let Some(peer) = self.peers.get(&region_id) {
             self.host.on_role_change(peer.region(), change);
@@ -148,7 +151,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             && peer.accepted_snapshot.is_none()
             && peer.merge.is_none()
             && peer.seal.is_none()
-            && peer.storage_mut().order_snapshot()
+            && peer.storage_mut().snapshot_offer().order()
         {
             self.effects.applier(ApplierEffect::GenerateSnapshot { tag: peer.tag() });
         }

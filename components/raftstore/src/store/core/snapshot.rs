@@ -1,12 +1,14 @@
 //! Brings a received snapshot in.
 //!
 //! # How it works
-//! 1. [`Store::admit_snapshot`]: the message is checked as a whole before raft-rs sees it.
-//! 2. raft-rs accepts it. One atomic write to the log replaces the region's log and keeps the snapshot itself; from then
-//!    on the snapshot says what the region is, also after a restart.
+//! 1. The snapshot's files are here, durable and checked, before its message is let in. [`Store::admit_snapshot`]: what the
+//!    message says is checked before raft-rs sees it.
+//! 2. raft-rs accepts it. One atomic write to the log replaces the region's log and keeps the snapshot's metadata; from
+//!    then on the snapshot says what the region is, also after a restart.
 //! 3. That write is durable: the region's metadata is the snapshot's. Observers are told [`RegionChangeEvent::Create`].
 //! 4. Once everything older has left the applier, the snapshot worker replaces the data.
 //! 5. The applier starts anew, with the entries that were committed meanwhile, and the log is told to forget the snapshot.
+//!    When that is durable, its files are removed.
 //!
 //! A restart takes up from 4 if the data engine has applied less than the snapshot holds. If it has not, the snapshot is
 //! in place, whatever the log says: it learns of that late.
@@ -14,6 +16,8 @@
 //! # Invariants
 //! - Between 3 and 5 the disk does not match the metadata: nothing is read from it and nothing applied to it.
 //! - A snapshot is never put in place over what was applied behind it.
+//! - The files of a snapshot that came in are removed once: when the message was not taken, when it is durable that its data
+//!   is in the engine, or when the peer is gone and the log knows nothing of it.
 
 use std::sync::{
     Arc,
@@ -30,7 +34,8 @@ use raft::{SnapshotStatus, StateRole, eraftpb};
 use tikv_util::{info, warn};
 
 use super::{
-    ApplierEffect, ApplySnapshot, Effect, LogWrite, PeerTag, Store, absorb::tombstone_of_merged, peer::Origin,
+    ApplierEffect, ApplySnapshot, Delivery, Effect, Input, LogWrite, PeerTag, Store, absorb::tombstone_of_merged,
+    destroy::Destroying, peer::Origin, snapshot_offer::SnapshotOffer,
 };
 use crate::{
     Error, Result,
@@ -39,6 +44,7 @@ use crate::{
         SnapKey, Snapshot,
         local_state::{apply_state_at, load_apply_state},
         region::{find_peer, is_initialized},
+        snapshot::Direction,
     },
 };
 
@@ -88,7 +94,11 @@ impl AcceptedSnapshot {
         self.snapshot.region()
     }
 
-    /// Asks the snapshot worker not to begin.
+    pub(super) fn key(&self) -> SnapKey {
+        self.snapshot.key()
+    }
+
+    /// Asks the snapshot worker not to begin, or not to go on.
     pub(super) fn cancel(&self) {
         self.cancel.store(true, Ordering::Release);
     }
@@ -236,7 +246,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             if cancelled && let Some(accepted) = &mut peer.accepted_snapshot {
                 accepted.stage = Stage::Waiting;
             } else {
-                peer.accepted_snapshot = None;
+                peer.applied_snapshot = peer.accepted_snapshot.take().map(|accepted| accepted.key());
             }
             self.finish_destroy(region_id);
             return;
@@ -249,8 +259,11 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         info!("snapshot applied"; "region_id" => region_id, "peer_id" => tag.peer_id, "index" => index);
         peer.node.advance_apply_to(index);
         (peer.handed_index, peer.reported_index) = (index, index);
+        let key = accepted.snapshot.key();
+        peer.applied_snapshot = Some(key);
         let batch = LogBatch { ops: vec![LogOp::PendingSnapshot { region_id, snapshot: None }] };
-        self.effects.push(Effect::WriteLog(LogWrite { batch, sync: true, answer: None }));
+        let answer = Some(Input::SnapshotForgotten { key });
+        self.effects.push(Effect::WriteLog(LogWrite { batch, sync: true, answer }));
         self.register_applier(region_id).expect("the term of the truncated entry is known");
         if let Some(peer) = self.peers.get_mut(&region_id) {
             let deferred = std::mem::take(&mut peer.deferred_entries);
@@ -308,12 +321,72 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         Ok(())
     }
 
-    pub(super) fn on_snapshot_sent(&mut self, region_id: u64, to_peer: u64, sent: bool) {
-        if let Some(peer) = self.peers.get_mut(&region_id) {
-            let status = if sent { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
-            peer.node.report_snapshot(to_peer, status);
-            self.dirty.insert(region_id);
+    pub(super) fn on_snapshot_generated(&mut self, tag: PeerTag, snapshot: Option<Box<eraftpb::Snapshot>>) {
+        let snapshot = snapshot.map(|snapshot| (SnapKey::new(tag.region_id, &snapshot), snapshot));
+        let Some(peer) = self.peer_of(tag) else {
+            return self.remove_snapshots(Direction::Generated, snapshot.map(|(key, _)| key));
+        };
+        let is_generated = snapshot.is_some();
+        peer.storage_mut().snapshot_offer().on_generated(snapshot);
+        if is_generated {
+            // raft-rs asks again when it next sends to the follower; a heartbeat's answer makes it. After a failure the next
+            // regular heartbeat is soon enough.
+            peer.node.ping();
         }
+        self.dirty.insert(tag.region_id);
+    }
+
+    pub(super) fn on_snapshot_sent(&mut self, key: SnapKey, to_peer: u64, delivery: Delivery) {
+        if let Some(peer) = self.peers.get_mut(&key.region_id) {
+            let status = if delivery == Delivery::Done { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+            peer.node.report_snapshot(to_peer, status);
+            let offer = peer.storage_mut().snapshot_offer();
+            offer.on_delivery(key, delivery);
+            let unneeded = offer.take_unneeded();
+            self.remove_snapshots(Direction::Generated, unneeded);
+            self.dirty.insert(key.region_id);
+        }
+    }
+
+    /// Removes what was generated and nobody gets any more.
+    pub(super) fn remove_unneeded_snapshots(&mut self) {
+        let offers = self.peers.values_mut().map(|peer| peer.storage_mut().snapshot_offer());
+        let unneeded: Vec<SnapKey> = offers.flat_map(SnapshotOffer::take_unneeded).collect();
+        self.remove_snapshots(Direction::Generated, unneeded);
+    }
+
+    pub(super) fn remove_snapshots(&mut self, direction: Direction, keys: impl IntoIterator<Item = SnapKey>) {
+        for key in keys {
+            self.effects.push(Effect::RemoveSnapshot { direction, key });
+        }
+    }
+
+    /// A message with the snapshot `key` was let in, or was not. Its files go if no peer has a use for them.
+    pub(super) fn remove_unless_used(&mut self, key: SnapKey) {
+        let peer = self.peers.get(&key.region_id);
+        let used = peer.is_some_and(|peer| {
+            peer.received_snapshot.as_ref().is_some_and(|received| received.key() == key)
+                || peer.accepted_snapshot.as_ref().is_some_and(|accepted| accepted.key() == key)
+                || peer.applied_snapshot == Some(key)
+        });
+        let destroying = self.destroying.get(&key.region_id).and_then(Destroying::snapshot);
+        if !used && destroying != Some(key) {
+            self.remove_snapshots(Direction::Received, [key]);
+        }
+    }
+
+    pub(super) fn on_snapshot_forgotten(&mut self, key: SnapKey) {
+        if let Some(peer) = self.peers.get_mut(&key.region_id)
+            && peer.applied_snapshot == Some(key)
+        {
+            peer.applied_snapshot = None;
+        }
+        self.remove_snapshots(Direction::Received, [key]);
+    }
+
+    /// The snapshots that were accepted and whose data is not in the engine for certain. Their files must be there.
+    pub fn pending_snapshots(&self) -> impl Iterator<Item = &Snapshot> {
+        self.peers.values().filter_map(|peer| Some(&*peer.accepted_snapshot.as_ref()?.snapshot))
     }
 }
 

@@ -59,7 +59,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         offer.set_context(TransferLeaderContext::new(contexts).to_bytes().into());
         let region_id = peer.region().get_id();
         info!("offering leadership"; "region_id" => region_id, "from" => peer.meta.get_id(), "to" => to);
-        if let Some(peer) = self.peers.get(&region_id) {
+        if let Some(peer) = self.peers.get_mut(&region_id) {
             peer.send(offer, &mut self.effects);
         }
         Ok(response)

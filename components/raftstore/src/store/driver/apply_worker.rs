@@ -6,7 +6,10 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use engine_traits::{KvEngine, WriteBatch};
 use tikv_util::worker::{Scheduler, Worker};
 
-use super::{StoreHandle, fatal, snapshot_workers::GenerateSnapshot};
+use super::{
+    StoreHandle, fatal,
+    snapshot_workers::{GenerateSnapshot, GeneratorTask},
+};
 use crate::{
     Result,
     coprocessor::CoprocessorHost,
@@ -14,6 +17,7 @@ use crate::{
         apply::{Applier, ApplyOutcome, Urgency},
         core::{ApplierEffect, Input, PeerTag},
         data,
+        snapshot::{Direction, SnapshotDir},
     },
 };
 
@@ -24,7 +28,7 @@ const BATCH_SIZE_BYTES_MAX: usize = 1 << 20;
 pub(super) struct ApplyWorkers {
     senders: Vec<Sender<ApplierEffect>>,
     threads: Vec<JoinHandle<()>>,
-    generator: Worker<GenerateSnapshot>,
+    generator: Worker<GeneratorTask>,
 }
 
 impl ApplyWorkers {
@@ -33,7 +37,7 @@ impl ApplyWorkers {
         kv: &E,
         host: &CoprocessorHost<E>,
         store: &StoreHandle<E>,
-        generator: Worker<GenerateSnapshot>,
+        generator: Worker<GeneratorTask>,
     ) -> io::Result<Self> {
         let mut workers = Self { senders: Vec::new(), threads: Vec::new(), generator };
         for i in 0..threads {
@@ -60,6 +64,11 @@ impl ApplyWorkers {
         let _ = self.senders[share].send(effect);
     }
 
+    /// Where snapshots are made, and removed.
+    pub(super) fn generator(&self) -> &Worker<GeneratorTask> {
+        &self.generator
+    }
+
     pub(super) fn stop(self) {
         drop(self.senders);
         for thread in self.threads {
@@ -73,7 +82,7 @@ struct ApplyWorker<E: KvEngine> {
     kv: E,
     host: CoprocessorHost<E>,
     store: StoreHandle<E>,
-    generator: Scheduler<GenerateSnapshot>,
+    generator: Scheduler<GeneratorTask>,
     appliers: HashMap<u64, Applier>,
     /// Changes that are not written yet, and what to report once they are.
     batch: WriteBatch,
@@ -120,16 +129,17 @@ impl<E: KvEngine> ApplyWorker<E> {
                         return;
                     };
                     let snapshot = Box::new(self.kv.snapshot());
-                    let generate = move || super::Snapshot::generate(&*snapshot, &local);
+                    let generate =
+                        move |dir: &SnapshotDir, key| dir.generate(&*snapshot, &local, key, Direction::Generated);
                     let region = applier.region().clone();
                     // Fails only when the worker panicked; then the process is about to end.
-                    let _ = self.generator.schedule(GenerateSnapshot {
+                    let _ = self.generator.schedule(GeneratorTask::Generate(GenerateSnapshot {
                         tag,
                         region,
                         index: applier.applied_index(),
                         term: applier.applied_term(),
                         generate: Box::new(generate),
-                    });
+                    }));
                 }
             }
             ApplierEffect::Destroy { tag, remains } => {

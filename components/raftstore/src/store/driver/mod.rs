@@ -6,7 +6,8 @@
 //! | `log-writer-N` | writes the log; merges what is waiting into one write and one sync (group commit across regions) |
 //! | `log-purger-N` | frees the space of logs that were shortened |
 //! | `apply-N-i` | owns the appliers of its share of the regions; merges their changes into one write |
-//! | `snap-generator-N`, `snap-applier-N` | read a region's data for a snapshot; replace a region's data by one |
+//! | `snap-generator-N`, `snap-applier-N` | write a region's data into the files of a snapshot; replace a region's data by one |
+//! | `snap-sender-N-i`, `snap-receiver-N` | send a snapshot's files with its message; take them in, and hand the message to the store |
 //!
 //! # Invariants
 //! - Effects for one region reach one thread in the order in which the core emitted them.
@@ -25,18 +26,19 @@ use engine_traits::{KvEngine, LogStore};
 use kvproto::{
     metapb::Region,
     raft_cmdpb::{RaftCmdRequest, RaftCmdResponse, RaftRequestHeader},
-    raft_serverpb::RaftMessage,
+    raft_serverpb::{RaftMessage, SnapshotChunk},
 };
 use tikv_util::worker::Worker;
 
 use self::{
     apply_worker::ApplyWorkers,
-    snapshot_workers::{SnapshotApplier, SnapshotGenerator},
+    snapshot_workers::{ReceiverTask, SnapshotApplier, SnapshotGenerator, SnapshotSenders},
     store_thread::StoreThread,
 };
 use super::{
-    Config, PeerStatus, Snapshot, Transport,
+    ChunkAnswer, Config, PeerStatus, SnapshotDir, SnapshotTransport, StreamId, Transport,
     core::{ApplySnapshot, Input, LogWrite, Store},
+    snapshot::Receiver as SnapshotReceiver,
 };
 use crate::{Error, Result, coprocessor::CoprocessorHost};
 
@@ -78,11 +80,12 @@ enum StoreMessage<E: KvEngine> {
 pub struct StoreHandle<E: KvEngine> {
     store_id: u64,
     sender: Sender<StoreMessage<E>>,
+    receiver: Sender<ReceiverTask>,
 }
 
 impl<E: KvEngine> Clone for StoreHandle<E> {
     fn clone(&self) -> Self {
-        Self { store_id: self.store_id, sender: self.sender.clone() }
+        Self { store_id: self.store_id, sender: self.sender.clone(), receiver: self.receiver.clone() }
     }
 }
 
@@ -97,6 +100,18 @@ impl<E: KvEngine> StoreHandle<E> {
     /// When the store is stopped.
     pub fn deliver(&self, message: RaftMessage) -> Result<()> {
         self.input(Input::RaftMessage(Box::new(message)))
+    }
+
+    /// Takes in a chunk of a snapshot from another store, and waits for what to answer.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] or [`Error::Timeout`].
+    pub fn receive_chunk(&self, stream: StreamId, chunk: SnapshotChunk, timeout: Duration) -> Result<ChunkAnswer> {
+        self.ask(timeout, |answer| {
+            let callback = Box::new(move |received| drop(answer.send(received)));
+            let task = ReceiverTask::Chunk { stream, chunk: Box::new(chunk), callback };
+            self.receiver.send(task).map_err(|_| Error::Stopped)
+        })
     }
 
     /// Starts a command. When the store stops before it is done, `callback` is dropped uncalled.
@@ -181,6 +196,8 @@ struct Outlets {
     log_purger: Worker<()>,
     appliers: ApplyWorkers,
     snapshot_applier: Worker<ApplySnapshot>,
+    snapshot_senders: SnapshotSenders,
+    snapshot_receiver: std::thread::JoinHandle<()>,
 }
 
 /// Threads that share the regions' appliers. Two keep one region's slow write from holding up all others, and the
@@ -189,39 +206,45 @@ const APPLY_THREADS: usize = 2;
 
 impl<E: KvEngine> StoreThreads<E> {
     /// Starts a store on engines that [`bootstrap_store`](super::bootstrap_store) has seen. The sender's side of the
-    /// store exists before the store does, so `transport` gets its [`StoreHandle`] from the caller.
+    /// store exists before the store does, so `transport` gets its [`StoreHandle`] from the caller. `snapshots` is where the
+    /// store keeps the files of its snapshots, and nothing else does anything.
     ///
     /// # Errors
     /// When the engines cannot be read or a thread cannot be started.
-    pub fn start<L: LogStore, T: Transport + 'static>(
+    pub fn start<L: LogStore, T: Transport + SnapshotTransport + 'static>(
         inbox: StoreInbox<E>,
         config: Config,
         kv: E,
         log: L,
+        snapshots: SnapshotDir,
         transport: T,
         host: CoprocessorHost<E>,
     ) -> Result<Self> {
         host.start();
-        Self::start_threads(inbox, &config, kv, log, transport, &host).inspect_err(|_| host.shutdown())
+        Self::start_threads(inbox, &config, kv, log, &snapshots, transport, &host).inspect_err(|_| host.shutdown())
     }
 
-    fn start_threads<L: LogStore, T: Transport + 'static>(
+    fn start_threads<L: LogStore, T: Transport + SnapshotTransport + 'static>(
         inbox: StoreInbox<E>,
         config: &Config,
         kv: E,
         log: L,
+        dir: &SnapshotDir,
         transport: T,
         host: &CoprocessorHost<E>,
     ) -> Result<Self> {
-        let StoreInbox { handle, receiver } = inbox;
+        let StoreInbox { handle, receiver, chunks } = inbox;
         let store_id = handle.store_id;
         let core = Store::load(store_id, config.clone(), host.clone(), &kv, log.clone())?;
+        dir.recover(core.pending_snapshots())?;
+        let pending = core.pending_snapshots().map(|snapshot| snapshot.key());
+        let snapshots = SnapshotReceiver::new(dir.clone(), config.concurrent_recv_snap_limit, pending);
         let (log_sender, log_receiver) = unbounded();
         let generator = tikv_util::worker::Builder::new(format!("snap-generator-{store_id}"))
-            .start(SnapshotGenerator { store: handle.clone() })
+            .start(SnapshotGenerator { dir: dir.clone(), store: handle.clone() })
             .map_err(thread_error)?;
         let snapshot_applier = tikv_util::worker::Builder::new(format!("snap-applier-{store_id}"))
-            .start(SnapshotApplier { kv: kv.clone(), host: host.clone(), store: handle.clone() })
+            .start(SnapshotApplier { kv: kv.clone(), host: host.clone(), dir: dir.clone(), store: handle.clone() })
             .map_err(thread_error)?;
         let outlets = Outlets {
             log: log_sender,
@@ -229,6 +252,10 @@ impl<E: KvEngine> StoreThreads<E> {
             log_writer: log_writer::spawn(log, log_receiver, handle.clone()).map_err(thread_error)?,
             appliers: ApplyWorkers::spawn(APPLY_THREADS, &kv, host, &handle, generator).map_err(thread_error)?,
             snapshot_applier,
+            snapshot_senders: SnapshotSenders::spawn(config.concurrent_send_snap_limit, dir, &transport, &handle)
+                .map_err(thread_error)?,
+            snapshot_receiver: snapshot_workers::spawn_receiver(snapshots, chunks, handle.clone())
+                .map_err(thread_error)?,
         };
         let thread = StoreThread::new(core, config, kv, transport, host.clone(), outlets, handle.clone());
         let store = std::thread::Builder::new()
@@ -272,12 +299,14 @@ impl<E: KvEngine> Drop for StoreThreads<E> {
 pub struct StoreInbox<E: KvEngine> {
     handle: StoreHandle<E>,
     receiver: Receiver<StoreMessage<E>>,
+    chunks: Receiver<ReceiverTask>,
 }
 
 impl<E: KvEngine> StoreInbox<E> {
     pub fn new(store_id: u64) -> Self {
         let (sender, receiver) = unbounded();
-        Self { handle: StoreHandle { store_id, sender }, receiver }
+        let (chunk_sender, chunks) = unbounded();
+        Self { handle: StoreHandle { store_id, sender, receiver: chunk_sender }, receiver, chunks }
     }
 
     pub fn handle(&self) -> &StoreHandle<E> {

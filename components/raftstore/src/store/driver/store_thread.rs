@@ -8,15 +8,18 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use engine_traits::{KvEngine, LogStore, RegionRead, Snapshot as _};
 use kvproto::metapb::Region;
-use raft::eraftpb::MessageType;
 use tikv_util::{info, warn};
 
-use super::{Outlets, ReadCallback, RegionSnapshot, StoreHandle, StoreMessage, WriteCallback};
+use super::{
+    Outlets, ReadCallback, RegionSnapshot, StoreHandle, StoreMessage, WriteCallback,
+    snapshot_workers::{GeneratorTask, ReceiverTask},
+};
 use crate::{
     coprocessor::CoprocessorHost,
     store::{
         Config, Transport,
         core::{Effect, Input, RequestId, Store},
+        snapshot::{Direction, SnapKey},
     },
 };
 
@@ -125,6 +128,7 @@ impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Send(message) => self.send(*message),
+                Effect::RemoveSnapshot { direction, key } => self.remove_snapshot(direction, key),
                 Effect::WriteLog(write) => drop(self.outlets.log.send(write)),
                 Effect::Applier(effect) => self.outlets.appliers.send(effect),
                 Effect::ApplySnapshot(snapshot) => {
@@ -150,13 +154,22 @@ impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
     }
 
     fn send(&mut self, message: kvproto::raft_serverpb::RaftMessage) {
+        if SnapKey::of_message(&message).is_some() {
+            return self.outlets.snapshot_senders.send(message);
+        }
         let (region_id, to_peer) = (message.get_region_id(), message.get_to_peer().get_id());
-        let is_snapshot = message.get_message().get_msg_type() == MessageType::MsgSnapshot;
-        let sent = self.transport.send(message).is_ok();
-        if is_snapshot {
-            self.core.handle(Input::SnapshotSent { region_id, to_peer, sent });
-        } else if !sent {
+        if self.transport.send(message).is_err() {
             self.core.handle(Input::Unreachable { region_id, to_peer });
+        }
+    }
+
+    fn remove_snapshot(&self, direction: Direction, key: SnapKey) {
+        // These fail only when a worker panicked; then the process is about to end.
+        match direction {
+            Direction::Generated => {
+                let _ = self.outlets.appliers.generator().scheduler().schedule(GeneratorTask::Remove(key));
+            }
+            Direction::Received => drop(self.own.receiver.send(ReceiverTask::Release(key))),
         }
     }
 
@@ -171,13 +184,19 @@ impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
     /// Ends the other threads, in the order in which work flows.
     fn stop(self) {
         let Self { core, host, outlets, own, .. } = self;
-        let Outlets { log, log_writer, log_purger, appliers, snapshot_applier } = outlets;
+        let Outlets { log, log_writer, log_purger, appliers, snapshot_applier, snapshot_senders, snapshot_receiver } =
+            outlets;
+        snapshot_senders.stop();
+        let _ = own.receiver.send(ReceiverTask::Stop);
         drop(log);
         let log_writer = log_writer.join();
         log_purger.stop();
         appliers.stop();
         snapshot_applier.stop();
         host.shutdown();
+        if snapshot_receiver.join().is_err() {
+            warn!("the snapshot receiver has panicked"; "store_id" => core.store_id());
+        }
         if log_writer.is_err() {
             warn!("the log writer has panicked"; "store_id" => core.store_id());
         }

@@ -1,29 +1,49 @@
-//! A region's snapshot: all its data at one applied index, as it travels to another store.
+//! A region's snapshot: all its data at one applied index, on its way to another store.
+//!
+//! # What it owns
+//! The files of snapshots, from the one that the sender generates to the one that the receiver loads from.
 //!
 //! # How it works
-//! The payload of the Raft snapshot is a `RaftSnapshotData`. Its `data` holds the records of the column families
-//! `default`, `lock`, `write`, in this order and each sorted by key; `meta.cf_files` has an entry for each family with
-//! the bytes of its keys and values and their CRC-32, which tells where one family ends and the next begins.
+//! The message of a snapshot is small. Its payload is a `RaftSnapshotData` without data: the region, and in
+//! `meta.cf_files` size and checksum of a file for each column family (`default`, `lock`, `write`) that holds anything. The
+//! data is in files ([`file`]) in a directory of the store ([`dir`]), which are written by the sender, sent block by block
+//! ([`send`]), checked while they are received ([`receive`]), and kept until they were applied.
 //!
 //! # Invariants
-//! A [`Snapshot`] that was parsed is whole: its region is initialized, all keys are data keys of the region, strictly
-//! sorted, and the checksums match. Whatever is not, is refused before it touches the engine.
+//! - A snapshot reaches the receiving store's core after its files are durable there, and each record of them was checked.
+//! - Memory does not grow with the size of a region: one block, and what an engine needs to write.
+//!
+//! # What it must not do
+//! Decide whether a snapshot is wanted: the core does, by its metadata.
 
-use engine_traits::{Cf, IterBounds, Iterator as _};
+mod dir;
+mod file;
+mod real_files;
+mod receive;
+mod send;
+
+use engine_traits::Cf;
 use kvproto::{
     metapb::Region,
-    raft_serverpb::{KeyValue, PeerState, RaftSnapshotData, RegionLocalState, SnapshotCFFile},
+    raft_serverpb::{MergedRecord, PeerState, RaftMessage, RaftSnapshotData, RegionLocalState, SnapshotCFFile},
 };
-use protobuf::Message;
-use raft::eraftpb;
+use protobuf::Message as _;
+use raft::eraftpb::{self, MessageType};
 
+pub use self::{
+    dir::{Direction, SnapshotDir},
+    real_files::RealFiles,
+    receive::{Received, Receiver},
+    send::{Next, Outgoing},
+};
 use crate::{
     Error, Result,
     store::{core::conf_state_of, is_initialized, local_state::local_state, merged::Absorbed},
 };
 
-/// Version of the payload's layout; TiKV's snapshots carry 2 here, and their data in files of their own.
-const VERSION: u64 = 100;
+/// Version of the payload's layout. TiKV's snapshots carry 2 here, and their files are tables of RocksDB; 100 carried its
+/// data inside.
+const VERSION: u64 = 101;
 
 /// Identifies a snapshot within a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,60 +54,74 @@ pub struct SnapKey {
     pub idx: u64,
 }
 
-/// A whole and checked snapshot.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    key: SnapKey,
-    data: RaftSnapshotData,
+impl SnapKey {
+    pub fn new(region_id: u64, snapshot: &eraftpb::Snapshot) -> Self {
+        let metadata = snapshot.get_metadata();
+        Self { region_id, term: metadata.get_term(), idx: metadata.get_index() }
+    }
+
+    /// The key of the snapshot that `message` carries, if it carries one.
+    pub fn of_message(message: &RaftMessage) -> Option<Self> {
+        let raft = message.get_message();
+        let is_snapshot = raft.get_msg_type() == MessageType::MsgSnapshot && !message.has_extra_msg();
+        is_snapshot.then(|| Self::new(message.get_region_id(), raft.get_snapshot()))
+    }
 }
 
-/// The Raft snapshot of `region` at `index`, which was written in `term`, with what [`Snapshot::generate`] made of it.
-pub fn raft_snapshot(data: Vec<u8>, region: &Region, index: u64, term: u64) -> eraftpb::Snapshot {
+/// The data of one column family in a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CfFile {
+    pub(crate) cf: Cf,
+    pub(crate) size_bytes: u64,
+    pub(crate) checksum: u32,
+}
+
+/// What a snapshot is; its data is in files. The metadata is whole: the region is initialized, each column family occurs
+/// at most once and in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    key: SnapKey,
+    region: Region,
+    merged_records: Vec<MergedRecord>,
+    files: Vec<CfFile>,
+}
+
+/// The Raft snapshot of the region in `data` at `index`, which was written in `term`.
+pub fn raft_snapshot(data: &RaftSnapshotData, index: u64, term: u64) -> eraftpb::Snapshot {
     let mut snapshot = eraftpb::Snapshot::default();
-    snapshot.set_data(data.into());
+    snapshot.set_data(data.write_to_bytes().expect("a message that was built here encodes").into());
     let metadata = snapshot.mut_metadata();
     metadata.set_index(index);
     metadata.set_term(term);
-    metadata.set_conf_state(conf_state_of(region));
+    metadata.set_conf_state(conf_state_of(data.get_region()));
     snapshot
 }
 
-impl Snapshot {
-    /// Reads the data of the region in `local` from `engine` and returns the payload of a Raft snapshot.
-    pub fn generate<S: engine_traits::Snapshot>(engine: &S, local: &RegionLocalState) -> Result<Vec<u8>> {
-        let region = local.get_region();
-        let mut data = RaftSnapshotData::default();
-        data.set_version(VERSION);
-        data.set_merged_records(local.get_merged_records().to_vec().into());
-        let (start, end) = (keys::enc_start_key(region), keys::enc_end_key(region));
-        for cf in Cf::DATA {
-            let mut file = FileMeta::default();
-            let mut cursor = engine.iter(cf, IterBounds::new(start.clone(), end.clone()))?;
-            let mut valid = cursor.seek_to_first()?;
-            while valid {
-                let mut record = KeyValue::default();
-                record.set_key(cursor.key().to_vec());
-                record.set_value(cursor.value().to_vec());
-                file.add(&record);
-                data.mut_data().push(record);
-                valid = cursor.next()?;
-            }
-            data.mut_meta().mut_cf_files().push(file.finish(cf));
-        }
-        data.set_file_size(data.get_meta().get_cf_files().iter().map(SnapshotCFFile::get_size).sum());
-        data.set_region(region.clone());
-        Ok(data.write_to_bytes().expect("a message that was built here encodes"))
+/// The payload of a snapshot of the region in `local` whose data is in `files`.
+fn payload(local: &RegionLocalState, files: &[CfFile]) -> RaftSnapshotData {
+    let mut data = RaftSnapshotData::default();
+    data.set_version(VERSION);
+    data.set_region(local.get_region().clone());
+    data.set_merged_records(local.get_merged_records().to_vec().into());
+    data.set_file_size(files.iter().map(|file| file.size_bytes).sum());
+    for file in files {
+        let mut wire = SnapshotCFFile::default();
+        wire.set_cf(file.cf.name().to_owned());
+        wire.set_size(file.size_bytes);
+        wire.set_checksum(file.checksum);
+        data.mut_meta().mut_cf_files().push(wire);
     }
+    data
+}
 
-    /// Decodes and checks what `snapshot` carries.
+impl Snapshot {
+    /// Decodes and checks what `snapshot` says. Its files are checked when they are received.
     ///
     /// # Errors
-    /// [`Error::InvalidSnapshot`] when it is not whole.
+    /// [`Error::InvalidSnapshot`] when it makes no sense.
     pub fn parse(region_id: u64, snapshot: &eraftpb::Snapshot) -> Result<Self> {
-        let metadata = snapshot.get_metadata();
-        let key = SnapKey { region_id, term: metadata.get_term(), idx: metadata.get_index() };
         let invalid = |reason: String| Error::InvalidSnapshot { region_id, reason };
-        let data: RaftSnapshotData =
+        let mut data: RaftSnapshotData =
             kvproto::decode(snapshot.get_data()).map_err(|error| invalid(error.to_string()))?;
         if data.get_version() != VERSION {
             return Err(invalid(format!("layout version {}, expected {VERSION}", data.get_version())));
@@ -95,9 +129,9 @@ impl Snapshot {
         if data.get_region().get_id() != region_id || !is_initialized(data.get_region()) {
             return Err(invalid("region is another one, or not initialized".into()));
         }
-        let snapshot = Self { key, data };
-        snapshot.check_records().map_err(invalid)?;
-        Ok(snapshot)
+        let files = parse_files(&data).map_err(invalid)?;
+        let merged_records = data.take_merged_records().into_vec();
+        Ok(Self { key: SnapKey::new(region_id, snapshot), region: data.take_region(), merged_records, files })
     }
 
     pub fn key(&self) -> SnapKey {
@@ -106,187 +140,102 @@ impl Snapshot {
 
     /// The region as of the snapshot; it is initialized.
     pub fn region(&self) -> &Region {
-        self.data.get_region()
+        &self.region
     }
 
     /// Which regions the region has absorbed.
     pub(crate) fn absorbed(&self) -> Absorbed {
-        Absorbed::new(self.data.get_merged_records().to_vec())
+        Absorbed::new(self.merged_records.clone())
     }
 
     /// What is on disk about the region once the snapshot is applied.
     pub(crate) fn local_state(&self) -> RegionLocalState {
         let mut local = local_state(self.region().clone(), PeerState::Normal);
-        local.set_merged_records(self.data.get_merged_records().to_vec().into());
+        local.set_merged_records(self.merged_records.clone().into());
         local
     }
 
-    /// Bytes of all keys and values.
+    /// Bytes of all files.
     pub fn size_bytes(&self) -> u64 {
-        self.data.get_file_size()
+        self.files.iter().map(|file| file.size_bytes).sum()
     }
 
-    /// All records, family by family, sorted within each.
-    pub fn records(&self) -> impl Iterator<Item = (Cf, &KeyValue)> {
-        let files = self.data.get_meta().get_cf_files();
-        let mut families = Cf::DATA.into_iter().zip(files.iter().map(SnapshotCFFile::get_size));
-        let (mut cf, mut left) = families.next().unwrap_or((Cf::Default, 0));
-        self.data.get_data().iter().map(move |record| {
-            while left == 0 {
-                // Ends: `check_records` found that the families' sizes add up to the records'.
-                let Some(next) = families.next() else { break };
-                (cf, left) = next;
-            }
-            left = left.saturating_sub(record_size_bytes(record));
-            (cf, record)
-        })
-    }
-
-    fn check_records(&self) -> std::result::Result<(), String> {
-        let region = self.data.get_region();
-        let (start, end) = (keys::enc_start_key(region), keys::enc_end_key(region));
-        let files = self.data.get_meta().get_cf_files();
-        if files.len() != Cf::DATA.len() {
-            return Err(format!("{} column families, expected {}", files.len(), Cf::DATA.len()));
-        }
-        let mut records = self.data.get_data().iter().peekable();
-        for (cf, expected) in Cf::DATA.into_iter().zip(files) {
-            let mut file = FileMeta::default();
-            let mut last: Option<&[u8]> = None;
-            while file.size_bytes < expected.get_size() {
-                let Some(record) = records.next() else {
-                    return Err(format!("{cf}: {} bytes, expected {}", file.size_bytes, expected.get_size()));
-                };
-                let key = record.get_key();
-                if key < start.as_slice() || key >= end.as_slice() {
-                    return Err(format!("{cf}: a key outside the region"));
-                }
-                if last.is_some_and(|last| last >= key) {
-                    return Err(format!("{cf}: keys are not sorted"));
-                }
-                last = Some(key);
-                file.add(record);
-            }
-            if file.clone().finish(cf) != *expected {
-                return Err(format!("{cf}: size or checksum does not match"));
-            }
-        }
-        match records.next() {
-            Some(_) => Err("records behind the last column family".into()),
-            None => Ok(()),
-        }
+    pub(crate) fn files(&self) -> &[CfFile] {
+        &self.files
     }
 }
 
-/// Size and checksum of one column family's records, as they are added.
-#[derive(Clone, Default)]
-struct FileMeta {
-    size_bytes: u64,
-    crc: crc32fast::Hasher,
-}
-
-impl FileMeta {
-    fn add(&mut self, record: &KeyValue) {
-        self.size_bytes += record_size_bytes(record);
-        // The lengths keep `ab, c` apart from `a, bc`.
-        self.crc.update(&(record.get_key().len() as u64).to_le_bytes());
-        self.crc.update(record.get_key());
-        self.crc.update(record.get_value());
+fn parse_files(data: &RaftSnapshotData) -> std::result::Result<Vec<CfFile>, String> {
+    if !data.get_data().is_empty() {
+        return Err("data in the message".into());
     }
-
-    fn finish(self, cf: Cf) -> SnapshotCFFile {
-        let mut file = SnapshotCFFile::default();
-        file.set_cf(cf.name().to_owned());
-        file.set_size(self.size_bytes);
-        file.set_checksum(self.crc.finalize());
-        file
+    let mut files: Vec<CfFile> = Vec::new();
+    let mut total: u64 = 0;
+    for wire in data.get_meta().get_cf_files() {
+        let cf = Cf::DATA.into_iter().find(|cf| cf.name() == wire.get_cf());
+        let cf = cf.ok_or_else(|| format!("a file of the column family {:?}", wire.get_cf()))?;
+        if files.last().is_some_and(|last| last.cf >= cf) {
+            return Err("column families are not in order".into());
+        }
+        if wire.get_size() == 0 {
+            return Err(format!("{cf}: an empty file"));
+        }
+        total = total.checked_add(wire.get_size()).ok_or("sizes that cannot be")?;
+        files.push(CfFile { cf, size_bytes: wire.get_size(), checksum: wire.get_checksum() });
     }
-}
-
-/// Never 0, since a data key has its prefix.
-fn record_size_bytes(record: &KeyValue) -> u64 {
-    (record.get_key().len() + record.get_value().len()) as u64
+    if total == data.get_file_size() { Ok(files) } else { Err("sizes that do not add up".into()) }
 }
 
 #[cfg(test)]
 mod tests {
-    use engine_test::MemDisk;
-    use engine_traits::{KvEngine, WriteBatch};
-    use kvproto::metapb::Peer;
-
     use super::*;
+    use crate::store::new_peer;
 
-    fn region() -> Region {
+    pub(super) fn local() -> RegionLocalState {
+        local_state(region(), PeerState::Normal)
+    }
+
+    pub(super) fn region() -> Region {
         let mut region = Region::default();
         region.set_id(1);
         region.set_start_key(b"b".to_vec());
         region.set_end_key(b"d".to_vec());
         region.mut_region_epoch().set_conf_ver(1);
         region.mut_region_epoch().set_version(1);
-        let mut peer = Peer::default();
-        peer.set_id(2);
-        peer.set_store_id(1);
-        region.mut_peers().push(peer);
+        region.mut_peers().push(new_peer(1, 2));
         region
     }
 
-    fn payload() -> RaftSnapshotData {
-        let engine = MemDisk::new().open("kv");
-        let mut batch = WriteBatch::new();
-        for (cf, key, value) in [
-            (Cf::Default, &b"zb"[..], &b"first"[..]),
-            (Cf::Write, b"zb1", b""),
-            (Cf::Write, b"zc", b"last"),
-            (Cf::Write, b"zd", b"outside"),
-            (Cf::Raft, b"zb", b"not data"),
-        ] {
-            batch.put(cf, key, value);
-        }
-        engine.write(&batch).unwrap();
-        kvproto::decode(&Snapshot::generate(&engine.snapshot(), &local_state(region(), PeerState::Normal)).unwrap())
-            .unwrap()
-    }
-
-    fn parse(payload: &RaftSnapshotData) -> Result<Snapshot> {
-        let mut snapshot = eraftpb::Snapshot::default();
-        snapshot.mut_metadata().set_index(9);
-        snapshot.mut_metadata().set_term(6);
-        snapshot.set_data(payload.write_to_bytes().unwrap().into());
-        Snapshot::parse(1, &snapshot)
+    fn file(cf: Cf, size_bytes: u64) -> CfFile {
+        CfFile { cf, size_bytes, checksum: 7 }
     }
 
     #[test]
-    fn snapshot_holds_the_data_of_its_region_and_nothing_else() {
-        let snapshot = parse(&payload()).unwrap();
+    fn metadata_comes_back_from_the_message() {
+        let files = [file(Cf::Default, 10), file(Cf::Write, 20)];
+        let snapshot = Snapshot::parse(1, &raft_snapshot(&payload(&local(), &files), 9, 6)).unwrap();
         assert_eq!(snapshot.key(), SnapKey { region_id: 1, term: 6, idx: 9 });
-        assert_eq!(snapshot.region(), &region());
-        let records: Vec<_> = snapshot.records().map(|(cf, r)| (cf, r.get_key(), r.get_value())).collect();
-        assert_eq!(
-            records,
-            [(Cf::Default, &b"zb"[..], &b"first"[..]), (Cf::Write, b"zb1", b""), (Cf::Write, b"zc", b"last"),]
-        );
+        assert_eq!((snapshot.region(), snapshot.files(), snapshot.size_bytes()), (&region(), &files[..], 30));
     }
 
     #[test]
-    fn broken_snapshot_is_refused() {
+    fn metadata_that_makes_no_sense_is_refused() {
         type Break = fn(&mut RaftSnapshotData);
-        let broken: [(&str, Break); 8] = [
+        let broken: [(&str, Break); 9] = [
             ("layout version", |data| data.set_version(2)),
             ("not initialized", |data| data.mut_region().mut_peers().clear()),
             ("another one", |data| data.mut_region().set_id(2)),
-            ("checksum", |data| data.mut_data()[0].set_value(b"worst".to_vec())),
-            ("bytes, expected", |data| drop(data.mut_data().pop())),
-            ("behind the last", |data| {
-                let record = data.get_data()[2].clone();
-                data.mut_data().push(record);
-            }),
-            ("outside the region", |data| data.mut_region().set_end_key(b"c".to_vec())),
-            ("not sorted", |data| data.mut_data().swap(1, 2)),
+            ("data in the message", |data| data.mut_data().push(Default::default())),
+            ("column family \"raft\"", |data| data.mut_meta().mut_cf_files()[0].set_cf("raft".into())),
+            ("not in order", |data| data.mut_meta().mut_cf_files()[1].set_cf("default".into())),
+            ("empty file", |data| data.mut_meta().mut_cf_files()[1].set_size(0)),
+            ("do not add up", |data| data.set_file_size(31)),
+            ("cannot be", |data| data.mut_meta().mut_cf_files()[1].set_size(u64::MAX)),
         ];
         for (reason, break_it) in broken {
-            let mut data = payload();
+            let mut data = payload(&local(), &[file(Cf::Default, 10), file(Cf::Write, 20)]);
             break_it(&mut data);
-            let error = parse(&data).unwrap_err().to_string();
+            let error = Snapshot::parse(1, &raft_snapshot(&data, 9, 6)).unwrap_err().to_string();
             assert!(error.contains(reason), "{reason}: {error}");
         }
     }

@@ -11,12 +11,12 @@ use std::{
     },
 };
 
-use engine_test::{MemDisk, MemEngine, MemLogStore};
-use engine_traits::{Cf, KvEngine, LogStore, WriteBatch};
+use engine_test::{MemDisk, MemEngine, MemFiles, MemLogStore};
+use engine_traits::{Cf, FileStore as _, KvEngine, LogStore, WriteBatch};
 use kvproto::{
     metapb::{Peer, Region},
     raft_cmdpb::{AdminCmdType, CmdType, RaftCmdRequest, RaftCmdResponse, RaftRequestHeader, Request, SplitRequest},
-    raft_serverpb::{PeerState, RaftMessage},
+    raft_serverpb::{PeerState, RaftMessage, SnapshotChunk},
 };
 use raft::{
     StateRole,
@@ -28,14 +28,14 @@ use crate::{
     coprocessor::dispatcher::{BoxDestroyPeerObserver, BoxTransferLeaderObserver},
     coprocessor::*,
     store::{
-        Config, PeerStatus, SnapKey, Snapshot,
+        Config, Direction, PeerStatus, SnapKey, Snapshot, SnapshotDir, StreamId,
         apply::{Applier, ApplyOutcome, Urgency},
         bootstrap_region, bootstrap_store,
-        core::{ApplierEffect, ApplySnapshot, Effect, Input, LogWrite, RequestId, Store},
+        core::{ApplierEffect, ApplySnapshot, Delivery, Effect, Input, LogWrite, RequestId, Store},
         data,
         local_state::local_state,
         new_peer,
-        snapshot::raft_snapshot,
+        snapshot::{Next, Outgoing, Receiver, raft_snapshot},
     },
 };
 
@@ -47,6 +47,8 @@ pub(super) struct Recorder {
     lines: Arc<Mutex<Vec<String>>>,
     /// What `pre_ack_transfer_leader` answers.
     pub(super) ready_to_lead: Arc<AtomicBool>,
+    /// Set when `pre_apply_snapshot` is called.
+    pub(super) cancel_at_pre_apply: Arc<Mutex<Option<Arc<AtomicBool>>>>,
 }
 
 impl Recorder {
@@ -106,6 +108,9 @@ impl ApplySnapshotObserver for Recorder {
 
     fn pre_apply_snapshot(&self, ctx: &mut ObserverContext<'_>, _: u64, _: &SnapKey, _: Option<&Snapshot>) {
         self.add(format!("pre_apply_snapshot peers={}", peers(ctx.region())));
+        if let Some(cancel) = self.cancel_at_pre_apply.lock().unwrap().take() {
+            cancel.store(true, Ordering::Release);
+        }
     }
 
     fn post_apply_snapshot(&self, _: &mut ObserverContext<'_>, _: u64, _: &SnapKey, _: Option<&Snapshot>) {
@@ -173,7 +178,10 @@ pub(super) struct Node {
     pub(super) kv: MemEngine,
     pub(super) log: MemLogStore,
     pub(super) recorder: Recorder,
-    host: CoprocessorHost<MemEngine>,
+    pub(super) host: CoprocessorHost<MemEngine>,
+    pub(super) files: MemFiles,
+    pub(super) dir: SnapshotDir,
+    pub(super) receiver: Receiver,
     appliers: HashMap<u64, Applier>,
     /// Log writes are kept here while `hold_log` is set.
     pub(super) hold_log: bool,
@@ -214,6 +222,28 @@ pub(super) struct Harness {
     /// The region that commands, reads and questions are about.
     pub(super) region_id: u64,
     last_id: u64,
+    /// Says what becomes of the chunks of snapshots.
+    pub(super) on_chunk: Box<dyn FnMut(&mut SnapshotChunk) -> ChunkFate>,
+    /// How the transfers have ended, in order.
+    pub(super) deliveries: Vec<Delivery>,
+    /// Chunks that have arrived.
+    pub(super) chunks: usize,
+    streams: u64,
+}
+
+/// What becomes of a chunk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ChunkFate {
+    Arrives,
+    Lost,
+    /// It arrives, and the answer does not.
+    AnswerLost,
+    /// The receiver is killed when it has taken the chunk in, before the store hears of anything.
+    ReceiverKilled,
+    /// The power of all stores fails then.
+    PowerFails,
+    /// The sender is killed.
+    SenderKilled,
 }
 
 impl Harness {
@@ -229,6 +259,10 @@ impl Harness {
             only_candidate: None,
             region_id: REGION_ID,
             last_id: 0,
+            on_chunk: Box::new(|_| ChunkFate::Arrives),
+            deliveries: Vec::new(),
+            chunks: 0,
+            streams: 0,
         };
         let mut region = Region::default();
         region.set_id(REGION_ID);
@@ -258,12 +292,19 @@ impl Harness {
         recorder.register(&mut host);
         let config = Config { raft_log_gc_count_limit: 500, ..Config::default() };
         let core = Store::load(store_id, config, host.clone(), &kv, log.clone()).unwrap();
+        let files = self.disk.open_files(format!("snap-{store_id}"));
+        let dir = SnapshotDir::new(Arc::new(files.clone()));
+        dir.recover(core.pending_snapshots()).unwrap();
+        let receiver = Receiver::new(dir.clone(), 2, core.pending_snapshots().map(Snapshot::key));
         let node = Node {
             core: Some(core),
             kv,
             log,
             recorder,
             host,
+            files,
+            dir,
+            receiver,
             appliers: HashMap::new(),
             hold_log: false,
             held_writes: VecDeque::new(),
@@ -301,7 +342,7 @@ impl Harness {
         self.carry_out(store_id);
     }
 
-    fn core(&mut self, store_id: u64) -> &mut Store<MemEngine, MemLogStore> {
+    pub(super) fn core(&mut self, store_id: u64) -> &mut Store<MemEngine, MemLogStore> {
         self.node(store_id).core.as_mut().unwrap()
     }
 
@@ -330,14 +371,12 @@ impl Harness {
     fn carry_out_one(&mut self, store_id: u64, effect: Effect) {
         let node = self.nodes.get_mut(&store_id).unwrap();
         match effect {
-            Effect::Send(message) => {
-                let is_snapshot = message.get_message().get_msg_type() == MessageType::MsgSnapshot;
-                let (region_id, to_peer) = (message.get_region_id(), message.get_to_peer().get_id());
-                self.network.push_back(*message);
-                if is_snapshot {
-                    self.core(store_id).handle(Input::SnapshotSent { region_id, to_peer, sent: true });
-                }
+            Effect::Send(message) => self.network.push_back(*message),
+            Effect::RemoveSnapshot { direction: Direction::Generated, key } => {
+                // Fails only when the test has broken the directory.
+                let _ = node.dir.remove(Direction::Generated, key);
             }
+            Effect::RemoveSnapshot { direction: Direction::Received, key } => node.receiver.release(key),
             Effect::WriteLog(write) if node.hold_log => node.held_writes.push_back(write),
             Effect::WriteLog(write) => self.write_log(store_id, write),
             Effect::Applier(effect) if node.hold_applies && effect.region_id() == node.held_region => {
@@ -389,10 +428,11 @@ impl Harness {
             }
             ApplierEffect::GenerateSnapshot { tag } => {
                 let applier = &node.appliers[&tag.region_id];
-                let snapshot = applier.snapshot_state().map(|local| {
-                    let data = Snapshot::generate(&node.kv.snapshot(), &local).unwrap();
-                    let (index, term) = (applier.applied_index(), applier.applied_term());
-                    Box::new(raft_snapshot(data, applier.region(), index, term))
+                let (index, term) = (applier.applied_index(), applier.applied_term());
+                let key = SnapKey { region_id: tag.region_id, term, idx: index };
+                let snapshot = applier.snapshot_state().and_then(|local| {
+                    let data = node.dir.generate(&node.kv.snapshot(), &local, key, Direction::Generated).ok()?;
+                    Some(Box::new(raft_snapshot(&data, index, term)))
                 });
                 Input::SnapshotGenerated { tag, snapshot }
             }
@@ -476,13 +516,8 @@ impl Harness {
     pub(super) fn install_data(&mut self, store_id: u64) -> (ApplySnapshot, bool) {
         let node = self.node(store_id);
         let task = node.snapshots.pop_front().expect("a snapshot waits");
-        let cancelled = task.cancel.load(Ordering::Acquire);
-        if cancelled {
-            node.host.cancel_apply_snapshot(task.tag.region_id, task.tag.peer_id);
-        } else {
-            data::install_snapshot(&node.kv, &node.host, &task).unwrap();
-        }
-        (task, cancelled)
+        let installed = data::install_snapshot(&node.kv, &node.host, &node.dir, &task).unwrap();
+        (task, !installed)
     }
 
     pub(super) fn install_snapshot(&mut self, store_id: u64) {
@@ -499,13 +534,58 @@ impl Harness {
             let unwanted_candidate = matches!(message_type, MessageType::MsgRequestPreVote)
                 && self.only_candidate.is_some_and(|candidate| candidate != from);
             let is_lost = self.lost_regions.contains(&(message.get_region_id(), to));
-            if cut_off || is_lost || unwanted_candidate || self.lost_types.contains(&message_type) {
+            let is_lost = is_lost || cut_off || unwanted_candidate || self.lost_types.contains(&message_type);
+            if SnapKey::of_message(&message).is_some() {
+                self.transfer(message, is_lost);
+                continue;
+            }
+            if is_lost {
                 continue;
             }
             if self.nodes.contains_key(&to) {
                 self.input(to, Input::RaftMessage(Box::new(message)));
             }
         }
+    }
+
+    /// Sends a snapshot with its files.
+    fn transfer(&mut self, message: RaftMessage, is_lost: bool) {
+        let (from, to) = (message.get_from_peer().get_store_id(), message.get_to_peer().get_store_id());
+        self.streams += 1;
+        let stream = StreamId { from_store: from, number: self.streams };
+        let mut outgoing = Outgoing::new(self.node(from).dir.clone(), message).unwrap();
+        let (key, to_peer) = (outgoing.key(), outgoing.to_peer());
+        let mut chunk = outgoing.first();
+        let delivery = loop {
+            let fate = if is_lost { ChunkFate::Lost } else { (self.on_chunk)(&mut chunk) };
+            if fate == ChunkFate::Lost {
+                break Delivery::Interrupted;
+            }
+            self.chunks += 1;
+            let received = self.node(to).receiver.receive(stream, chunk);
+            match fate {
+                ChunkFate::ReceiverKilled => {
+                    self.restart(to);
+                    break Delivery::Interrupted;
+                }
+                ChunkFate::PowerFails => return self.power_failure(),
+                ChunkFate::Arrives | ChunkFate::AnswerLost | ChunkFate::SenderKilled | ChunkFate::Lost => {}
+            }
+            if let Some(message) = received.message {
+                self.input(to, Input::RaftMessage(message));
+            }
+            match fate {
+                ChunkFate::AnswerLost => break Delivery::Interrupted,
+                ChunkFate::SenderKilled => return self.restart(from),
+                _ => {}
+            }
+            match outgoing.on_answer(received.answer) {
+                Next::Send(next) => chunk = *next,
+                Next::End(delivery, _) => break delivery,
+            }
+        };
+        self.deliveries.push(delivery);
+        self.input(from, Input::SnapshotSent { key, to_peer, delivery });
     }
 
     /// A tick for every store, and everything that comes of it.
@@ -606,7 +686,13 @@ impl Harness {
         self.cut_off = cut_off;
         let (leader, to_peer) = (self.status(from).unwrap(), self.status(to).unwrap().peer_id);
         let local = local_state(leader.region.clone(), PeerState::Normal);
-        let data = Snapshot::generate(&self.node(from).kv.snapshot(), &local).unwrap();
+        // Its files arrive ahead of it.
+        let key = SnapKey { region_id: self.region_id, term: leader.term, idx: leader.applied_index };
+        let engine = self.node(from).kv.snapshot();
+        let data = self.node(to).dir.generate(&engine, &local, key, Direction::Received).unwrap();
+        let files = self.node(to).files.clone();
+        files.list().unwrap().iter().for_each(|name| files.sync(name).unwrap());
+        files.sync_names().unwrap();
         let mut message = RaftMessage::default();
         message.set_region_id(self.region_id);
         message.set_from_peer(new_peer(from, leader.peer_id));
@@ -617,7 +703,7 @@ impl Harness {
         raft.set_from(leader.peer_id);
         raft.set_to(to_peer);
         raft.set_term(leader.term);
-        raft.set_snapshot(raft_snapshot(data, &leader.region, leader.applied_index, leader.term));
+        raft.set_snapshot(raft_snapshot(&data, leader.applied_index, leader.term));
         message
     }
 

@@ -6,5 +6,6 @@ mod lifecycle;
 mod merge;
 mod replication;
 mod restart;
+mod snapshot_files;
 mod split;
 mod transfer;

@@ -26,6 +26,7 @@ use raftstore::store::{
 
 use super::{
     checks::Checked,
+    coverage::Seam,
     messages::Line,
     plan::TICK,
     world::{Event, World, trace},
@@ -36,6 +37,7 @@ pub(super) struct Transfer {
     outgoing: Outgoing,
     /// The sender's.
     life: u64,
+    is_answered: bool,
 }
 
 pub(super) enum TransferStep {
@@ -57,7 +59,7 @@ impl World {
         let mut outgoing =
             Outgoing::new(run.snapshot_dir.clone(), message).expect("the core sends what was generated here");
         let chunk = outgoing.first();
-        self.transfers.insert(stream, Transfer { outgoing, life });
+        self.transfers.insert(stream, Transfer { outgoing, life, is_answered: false });
         self.send_chunk(stream, chunk);
         Ok(())
     }
@@ -73,6 +75,10 @@ impl World {
             TransferStep::Chunk(chunk) => self.receive_chunk(to, stream, *chunk),
             TransferStep::Answer(answer) => {
                 let Some(transfer) = self.transfers.get_mut(&stream) else { return Ok(()) };
+                let is_first = !std::mem::replace(&mut transfer.is_answered, true);
+                if is_first && matches!(answer, ChunkAnswer::Want { position } if position > 0) {
+                    self.coverage.hit(Seam::SnapshotContinued);
+                }
                 match transfer.outgoing.on_answer(answer) {
                     Next::Send(chunk) => {
                         self.send_chunk(stream, *chunk);
@@ -141,6 +147,11 @@ impl World {
         let Some(transfer) = self.transfers.remove(&stream) else { return Ok(()) };
         let (key, to_peer) = (transfer.outgoing.key(), transfer.outgoing.to_peer());
         trace!(self, "transfer of {key:?} to peer {to_peer} ends: {delivery:?} {}", reason.unwrap_or_default());
+        match delivery {
+            Delivery::Done => {}
+            Delivery::Interrupted => self.coverage.hit(Seam::SnapshotBrokenOff),
+            Delivery::Broken => self.coverage.hit(Seam::SnapshotBroken),
+        }
         self.input(stream.from_store, Input::SnapshotSent { key, to_peer, delivery })
     }
 }

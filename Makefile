@@ -14,11 +14,14 @@ ARGS ?=
 # nextest is used when it is installed: it runs each test in a process of its own, and prints a summary.
 NEXTEST := $(shell PATH="$(PATH)" cargo nextest --version >/dev/null 2>&1 && echo yes)
 
+# How long each fuzz target runs.
+FUZZ_SECONDS ?= 600
+
 # How the simulator is called; without SEED it draws seeds that nobody has run yet, and prints them.
 SIM_FLAGS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sim sim-selftest test test-workspace test-docs test-failpoints check check-format check-clippy check-docs bench
+.PHONY: help setup demo sim sim-selftest test test-workspace test-docs test-failpoints check check-format check-clippy check-docs bench bench-transfer fuzz
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -77,3 +80,13 @@ check-docs: setup ## Build the documentation without warnings.
 
 bench: setup ## Measure what the plugin costs per Raft message; options go into ARGS.
 	@cargo run $(CARGO_FLAGS) --release -p preload-bench -- observer $(ARGS)
+
+bench-transfer: setup ## Measure what readers notice of leadership that moves, for three policies; options go into ARGS.
+	@cargo run $(CARGO_FLAGS) --release -p preload-bench -- transfer $(ARGS)
+
+fuzz: setup ## Run each fuzz target for FUZZ_SECONDS; needs nightly Rust and cargo-fuzz. What it finds goes to fuzz/corpus.
+	@for target in answer interceptor; do \
+		mkdir -p fuzz/corpus/$$target; \
+		cargo +nightly fuzz run $$target --target-dir "$(CARGO_TARGET_DIR)/fuzz" fuzz/corpus/$$target fuzz/seeds/$$target \
+			-- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done

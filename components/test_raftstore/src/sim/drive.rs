@@ -213,7 +213,7 @@ impl World {
         for message in sent {
             self.checks.answers.on_sent(store_id, &message)?;
             let kind = answer_kind(&message);
-            if let Some(kind) = kind {
+            if let Some(kind) = kind.filter(|kind| *kind != AnswerKind::Accepted) {
                 self.coverage.hit(match kind {
                     AnswerKind::RegionNotInitialized => Seam::ParkedUninitialized,
                     AnswerKind::DataIsNotReady => Seam::ParkedSnapshot,

@@ -59,8 +59,12 @@ impl Core {
         }
 
         let is_new = entry.hold.is_none();
-        let hold = *entry.hold.get_or_insert(Hold::new(offer, now, warmup_timeout));
-        if is_new && offer.is_preloaded {
+        let hold = entry.hold.get_or_insert(Hold::new(offer, now, warmup_timeout));
+        // A hold for the sake of a request becomes one of its own right by a later offer: the request may end before.
+        let is_preloaded_now = offer.is_preloaded && !hold.is_preloaded;
+        hold.is_preloaded |= offer.is_preloaded;
+        let hold = *hold;
+        if is_preloaded_now {
             entry.intent.offered_until = Some(hold.ends_at());
         }
         let is_warm = entry.life.loadable().is_some() && entry.warming.was_active_within(fresh_for(&self.config), now);
@@ -76,6 +80,8 @@ impl Core {
         } else {
             if is_new {
                 self.outbox.notice(Notice::AckHeld { region_id });
+            }
+            if is_new || is_preloaded_now {
                 entry.warming.probe_soon(now);
             }
             self.upkeep(region_id, now);
@@ -95,11 +101,14 @@ pub(super) struct Hold {
     term: u64,
     since: Duration,
     warmup_timeout: Duration,
+    /// One of the offers said that the region is warm on the leader.
+    is_preloaded: bool,
 }
 
 impl Hold {
     pub(super) fn new(offer: Offer, now: Duration, warmup_timeout: Duration) -> Self {
-        Self { leader_peer_id: offer.leader_peer_id, term: offer.term, since: now, warmup_timeout }
+        let Offer { leader_peer_id, term, is_preloaded: _ } = offer;
+        Self { leader_peer_id, term, since: now, warmup_timeout, is_preloaded: false }
     }
 
     pub(super) fn is_for(&self, offer: Offer) -> bool {

@@ -113,6 +113,26 @@ fn offer_is_held_back_for_the_sake_of_a_request_alone() {
     assert!(ack(&bench, 7, 72, 5, Vec::new()));
 }
 
+/// The request waits for an epoch that the region never gets, and nothing else wants it loaded.
+#[test]
+fn offer_that_says_warm_makes_the_region_wanted_although_it_is_held_back_already() {
+    let bench = Bench::new();
+    bench.create(&region(7));
+    let mut ahead = request(7);
+    let version = ahead.get_region_epoch().get_version();
+    ahead.mut_region_epoch().set_version(version + 1);
+    bench.receive(&ahead);
+    assert!(!ack(&bench, 7, 72, 5, Vec::new()));
+    bench.millis(100);
+    assert_eq!(bench.cache.loads(), [0; 0]);
+    assert!(!offer(&bench, 7, 72, 5));
+    bench.millis(10);
+    assert_eq!(bench.cache.loads(), [7]);
+    bench.cache.finish_loads();
+    bench.millis(20);
+    assert!(offer(&bench, 7, 72, 5));
+}
+
 #[test]
 fn offer_is_held_back_no_longer_than_the_timeout() {
     let bench = Bench::new();

@@ -93,18 +93,24 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let Some(source) = self.peers.get_mut(&region_id) else { return };
         let Some(Seal::Merge { commit, entries, retiring, .. }) = &mut source.seal else { return };
         if let Some(first) = entries.first() {
-            let log = &source.node.raft.raft_log;
-            let (index, commit) = (first.get_index() - 1, *commit);
-            let Ok(term) = log.term(index) else { return }; // A snapshot is on its way to it.
-            let entries = std::mem::take(entries);
-            if log.committed < commit {
+            let (first, commit) = (first.get_index(), *commit);
+            let mut entries = std::mem::take(entries);
+            if source.node.raft.raft_log.committed < commit {
                 if source.role() != StateRole::Follower {
                     // It leads or campaigns without knowing what was committed.
                     let term = source.term();
                     source.node.raft.become_follower(term, INVALID_ID);
                 }
-                let appended = source.node.raft.raft_log.maybe_append(index, term, commit, &entries);
-                assert!(appended.is_some(), "region {region_id}: all peers have the entry before a merge's first");
+                let log = &mut source.node.raft.raft_log;
+                // A snapshot may have brought what it has committed; its log begins behind that.
+                let before = log.committed.max(first - 1);
+                assert!(
+                    before <= log.last_index(),
+                    "region {region_id}: all peers have the entry before a merge's first"
+                );
+                entries.retain(|entry| entry.get_index() > before);
+                let appended = log.term(before).ok().and_then(|term| log.maybe_append(before, term, commit, &entries));
+                assert!(appended.is_some(), "region {region_id}: the end of the log is read at index {before}");
             }
             self.dirty.insert(region_id);
             return self.catch_up(region_id);

@@ -2,7 +2,7 @@
 
 use engine_traits::{Cf, KvEngine, LogStore};
 use kvproto::{
-    metapb::Region,
+    metapb::{Peer, Region},
     raft_serverpb::{PeerState, RegionLocalState},
 };
 use raft::{
@@ -11,7 +11,7 @@ use raft::{
 };
 
 use super::harness::{Harness, REGION_ID, change_peer, merge, put, split, transfer_leader};
-use crate::store::new_peer;
+use crate::store::{PeerStatus, new_peer};
 
 /// `[.., h)`; the first region is what is above.
 const LOW: u64 = 2;
@@ -95,6 +95,25 @@ fn local_state(harness: &mut Harness, store_id: u64, region_id: u64) -> RegionLo
     kvproto::decode(&bytes.unwrap()).unwrap()
 }
 
+/// Adds a learner to a region that store 1 leads, and waits until it has all that the region has.
+fn add_learner(harness: &mut Harness, region_id: u64, peer: Peer) {
+    harness.region_id = region_id;
+    let store_id = peer.get_store_id();
+    harness.must_change_peer(1, ConfChangeType::AddLearnerNode, peer);
+    await_copy(harness, store_id);
+}
+
+fn await_copy(harness: &mut Harness, store_id: u64) {
+    harness.tick_until("a copy of the region", |harness| {
+        install_all(harness, store_id);
+        let applied_index = harness.status(1).unwrap().applied_index;
+        let is_copy = |status: PeerStatus| status.is_initialized() && status.applied_index == applied_index;
+        harness.status(store_id).is_some_and(is_copy)
+    });
+    // Its leader has to know it.
+    (0..5).for_each(|_| harness.tick());
+}
+
 fn install_all(harness: &mut Harness, store_id: u64) {
     while !harness.node(store_id).snapshots.is_empty() {
         harness.install_snapshot(store_id);
@@ -176,6 +195,36 @@ fn source_that_lacks_entries_gets_them_from_the_target() {
     harness.tick();
     assert_merged(&mut harness, REGION_ID, LOW);
     assert!(harness.get(3, b"c").is_some() && harness.get(3, b"d").is_some());
+}
+
+#[test]
+fn source_that_began_with_a_snapshot_gets_only_what_it_lacks() {
+    // Stores 2 and 3 have learners, so that store 1 can go on without both.
+    let mut harness = Harness::new(&[1]);
+    harness.elect(1);
+    harness.must_put(1, b"a", b"1");
+    harness.must_put(1, b"m", b"1");
+    add_learner(&mut harness, REGION_ID, new_peer(2, 102));
+    harness.must(1, split(b"h", LOW, 2));
+    harness.region_id = LOW;
+    harness.elect(1);
+    harness.lost_regions = vec![(LOW, 3)];
+    harness.must_change_peer(1, ConfChangeType::AddLearnerNode, new_peer(3, 203));
+    add_learner(&mut harness, REGION_ID, new_peer(3, 103));
+    // Store 2 lacks entries that store 3 has never had: its snapshot is newer than they are.
+    harness.region_id = LOW;
+    harness.lost_regions = vec![(LOW, 2)];
+    harness.must_put(1, b"c", b"1");
+    harness.must_put(1, b"d", b"1");
+    await_copy(&mut harness, 3);
+    // And store 3 lacks the end of the merge.
+    harness.lost_regions = vec![(LOW, 2), (LOW, 3)];
+    harness.must_put(1, b"e", b"1");
+    must_merge(&mut harness, LOW, REGION_ID);
+    assert_merged(&mut harness, REGION_ID, LOW);
+    for store_id in 2..=3 {
+        assert!([b"c", b"d", b"e"].iter().all(|key| harness.get(store_id, &key[..]).is_some()), "store {store_id}");
+    }
 }
 
 #[test]

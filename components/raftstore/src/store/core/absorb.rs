@@ -217,8 +217,9 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             }
         }
         let own = self.peers.get(&region.get_id());
-        if !owners.is_empty() && own.is_some_and(|own| own.reported_index != own.handed_index) {
-            // It may be about to absorb one of them itself.
+        let has_source_here = absorbed.iter().any(|record| self.peers.contains_key(&record.get_source_region_id()));
+        if has_source_here && own.is_some_and(|own| own.reported_index != own.handed_index) {
+            // It may be about to absorb that one itself, whether the range is still its own afterwards or not.
             return Err("older entries are being applied".into());
         }
         Ok(owners)

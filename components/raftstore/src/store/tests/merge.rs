@@ -442,6 +442,30 @@ fn source_whose_target_has_come_without_its_range_is_destroyed() {
 }
 
 #[test]
+fn source_stays_while_older_entries_of_the_target_may_need_it() {
+    let mut harness = start();
+    harness.node(3).hold_applies = true;
+    must_merge(&mut harness, LOW, REGION_ID);
+    harness.tick_until("a merge", |harness| harness.peers(1) == 1);
+    harness.region_id = REGION_ID;
+    harness.must(1, split(b"h", 3, 3));
+    harness.tick();
+    harness.cut_off = vec![3];
+    outrun_log(&mut harness, REGION_ID, b'z');
+    harness.cut_off.clear();
+    // A snapshot without the source's range comes, and the applier has not even come to the merge.
+    (0..20).for_each(|_| harness.tick());
+    harness.release_applies(3);
+    harness.tick_until("both regions", |harness| {
+        install_all(harness, 3);
+        let regions = [REGION_ID, 3].map(|id| region(harness, 3, id).is_some_and(|region| region.has_region_epoch()));
+        regions == [true, true] && harness.get(3, &[&b"z"[..], &599u32.to_be_bytes()].concat()).is_some()
+    });
+    assert_eq!(region(&mut harness, 3, LOW), None);
+    assert_eq!(harness.get(3, b"a").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
 fn source_whose_target_was_removed_from_the_store_is_told_that_it_was_merged() {
     // When it campaigns, or when it asks because it never does.
     for lost_types in [vec![], vec![MessageType::MsgRequestPreVote]] {

@@ -31,7 +31,10 @@ use super::{ApplierEffect, Effect, LogWrite, PeerTag, Store, Tombstone, destroy:
 use crate::{
     Error,
     coprocessor::{RegionChangeEvent, RegionChangeReason},
-    store::{local_state::local_state, merged::Absorbed},
+    store::{
+        local_state::local_state,
+        merged::{Absorbed, last_epoch},
+    },
 };
 
 /// Another region here takes over a peer's range: the peer takes no messages and no commands any more.
@@ -187,7 +190,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             let is_needed = target_id != region_id && self.peers.contains_key(&target_id);
             let is_it =
                 source.is_initialized() && source.seal.is_none() && holder.absorbed.find(source.region()).is_some();
-            (is_it && !is_needed).then(|| (record.get_source_region_id(), record.get_target_epoch().clone()))
+            (is_it && !is_needed).then(|| (record.get_source_region_id(), last_epoch(record)))
         };
         let left_behind: Vec<(u64, RegionEpoch)> = holder.absorbed.iter().filter_map(left_behind).collect();
         for (region_id, epoch) in left_behind {
@@ -256,8 +259,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
 pub(super) fn tombstone_of_merged(source: &Region, absorbed: &Absorbed) -> Option<RegionLocalState> {
     let record = absorbed.find(source)?;
     let mut tombstone = local_state(source.clone(), PeerState::Tombstone);
-    tombstone.mut_region().set_region_epoch(record.get_source_epoch().clone());
-    tombstone.mut_region().mut_region_epoch().set_version(record.get_target_epoch().get_version());
+    tombstone.mut_region().set_region_epoch(last_epoch(record));
     let merge = tombstone.mut_merge_state();
     merge.mut_target().set_id(record.get_target_region_id());
     merge.mut_target().set_region_epoch(record.get_target_epoch().clone());

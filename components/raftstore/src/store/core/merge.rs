@@ -28,6 +28,7 @@ use crate::{
     coprocessor::{RegionChangeEvent, RegionChangeReason},
     store::{
         apply::{check_mergeable, encoded},
+        merged::last_epoch,
         region::is_epoch_stale,
     },
 };
@@ -200,7 +201,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             return Outlook::Wait;
         }
         match absorbed.find(source.region()) {
-            Some(record) => Outlook::LeftBehind(record.get_target_epoch().clone()),
+            Some(record) => Outlook::LeftBehind(last_epoch(record)),
             None if absorbed.is_complete_since(prepared_for.get_region_epoch().get_version()) => Outlook::Hopeless,
             None => Outlook::Wait,
         }

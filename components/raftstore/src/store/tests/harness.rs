@@ -217,6 +217,8 @@ pub(super) struct Harness {
     pub(super) lost_types: Vec<MessageType>,
     /// Messages of a region to a store that are lost.
     pub(super) lost_regions: Vec<(u64, u64)>,
+    /// Messages of a region to a store that are lost when they tell that more is committed than up to this index.
+    pub(super) lost_commits: Option<(u64, u64, u64)>,
     /// The requests for votes of all other stores are lost.
     only_candidate: Option<u64>,
     /// The region that commands, reads and questions are about.
@@ -256,6 +258,7 @@ impl Harness {
             cut_off: Vec::new(),
             lost_types: Vec::new(),
             lost_regions: Vec::new(),
+            lost_commits: None,
             only_candidate: None,
             region_id: REGION_ID,
             last_id: 0,
@@ -533,7 +536,10 @@ impl Harness {
             let message_type = message.get_message().get_msg_type();
             let unwanted_candidate = matches!(message_type, MessageType::MsgRequestPreVote)
                 && self.only_candidate.is_some_and(|candidate| candidate != from);
-            let is_lost = self.lost_regions.contains(&(message.get_region_id(), to));
+            let tells_of_commit = self.lost_commits.is_some_and(|(region_id, store_id, index)| {
+                (region_id, store_id) == (message.get_region_id(), to) && message.get_message().get_commit() > index
+            });
+            let is_lost = tells_of_commit || self.lost_regions.contains(&(message.get_region_id(), to));
             let is_lost = is_lost || cut_off || unwanted_candidate || self.lost_types.contains(&message_type);
             if SnapKey::of_message(&message).is_some() {
                 self.transfer(message, is_lost);

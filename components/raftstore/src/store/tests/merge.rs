@@ -466,6 +466,35 @@ fn source_stays_while_older_entries_of_the_target_may_need_it() {
 }
 
 #[test]
+fn whole_chain_of_sources_is_destroyed_where_the_last_target_has_come_without_their_range() {
+    let mut harness = start();
+    harness.region_id = LOW;
+    harness.must(1, split(b"d", 3, 3));
+    lead(&mut harness, 3, 1);
+    // On store 3 the middle region has the merge of the first one in its log, and never knows that it is committed.
+    harness.region_id = LOW;
+    harness.lost_commits = Some((LOW, 3, harness.status(1).unwrap().commit_index));
+    must_merge(&mut harness, 3, LOW);
+    harness.tick_until("a merge", |harness| harness.peers(1) == 2);
+    harness.lost_regions = vec![(REGION_ID, 3)];
+    must_merge(&mut harness, LOW, REGION_ID);
+    harness.tick_until("a merge", |harness| harness.peers(1) == 1);
+    harness.region_id = REGION_ID;
+    harness.must(1, split(b"h", 4, 3));
+    outrun_log(&mut harness, REGION_ID, b'z');
+    assert!([3, LOW, REGION_ID].iter().all(|id| region(&mut harness, 3, *id).is_some()), "each waits for the next");
+    harness.lost_regions.clear();
+    harness.tick_until("the new region", |harness| {
+        install_all(harness, 3);
+        region(harness, 3, 4).is_some_and(|region| !region.get_peers().is_empty())
+    });
+    assert_eq!(region(&mut harness, 3, LOW), None);
+    assert_eq!(region(&mut harness, 3, 3), None);
+    install_all(&mut harness, 3);
+    assert_eq!(harness.get(3, b"a").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
 fn source_whose_target_was_removed_from_the_store_is_told_that_it_was_merged() {
     // When it campaigns, or when it asks because it never does.
     for lost_types in [vec![], vec![MessageType::MsgRequestPreVote]] {

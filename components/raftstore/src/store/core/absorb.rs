@@ -236,7 +236,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         }
     }
 
-    /// raft-rs had no use for the snapshot.
+    /// Nothing comes of the snapshot of `region_id` that others were sealed for.
     pub(super) fn unseal(&mut self, region_id: u64) {
         for peer in self.peers.values_mut() {
             if matches!(peer.seal, Some(Seal::Snapshot { region_id: by }) if by == region_id) {

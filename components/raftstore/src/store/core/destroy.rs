@@ -85,6 +85,8 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let Some(peer) = self.take_out(region_id, || Error::RegionNotFound(region_id)) else {
             return false;
         };
+        // Raft has not even looked at a snapshot that was let in just before.
+        self.unseal(region_id);
         let tag = peer.tag();
         let mut tombstone = peer.region().clone();
         if let Some(removed) = peer.pending_destroy {

@@ -16,7 +16,7 @@ use engine_traits::{Cf, FileStore as _, KvEngine, LogStore, WriteBatch};
 use kvproto::{
     metapb::{Peer, Region},
     raft_cmdpb::{AdminCmdType, CmdType, RaftCmdRequest, RaftCmdResponse, RaftRequestHeader, Request, SplitRequest},
-    raft_serverpb::{PeerState, RaftMessage, SnapshotChunk},
+    raft_serverpb::{RaftMessage, SnapshotChunk},
 };
 use raft::{
     StateRole,
@@ -33,7 +33,7 @@ use crate::{
         bootstrap_region, bootstrap_store,
         core::{ApplierEffect, ApplySnapshot, Delivery, Effect, Input, LogWrite, RequestId, Store},
         data,
-        local_state::local_state,
+        local_state::load_region_states,
         new_peer,
         snapshot::{Next, Outgoing, Receiver, raft_snapshot},
     },
@@ -691,7 +691,8 @@ impl Harness {
         self.must_put(from, key, b"1");
         self.cut_off = cut_off;
         let (leader, to_peer) = (self.status(from).unwrap(), self.status(to).unwrap().peer_id);
-        let local = local_state(leader.region.clone(), PeerState::Normal);
+        let local = load_region_states(&self.node(from).kv).unwrap();
+        let local = local.into_iter().find(|local| local.get_region() == &leader.region).unwrap();
         // Its files arrive ahead of it.
         let key = SnapKey { region_id: self.region_id, term: leader.term, idx: leader.applied_index };
         let engine = self.node(from).kv.snapshot();

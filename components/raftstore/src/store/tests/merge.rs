@@ -3,7 +3,7 @@
 use engine_traits::{Cf, KvEngine, LogStore};
 use kvproto::{
     metapb::{Peer, Region},
-    raft_serverpb::{PeerState, RegionLocalState},
+    raft_serverpb::{PeerState, RaftMessage, RegionLocalState},
 };
 use raft::{
     StateRole,
@@ -11,7 +11,7 @@ use raft::{
 };
 
 use super::harness::{Harness, REGION_ID, change_peer, merge, put, split, transfer_leader};
-use crate::store::{PeerStatus, new_peer};
+use crate::store::{PeerStatus, core::Input, new_peer};
 
 /// `[.., h)`; the first region is what is above.
 const LOW: u64 = 2;
@@ -492,6 +492,27 @@ fn whole_chain_of_sources_is_destroyed_where_the_last_target_has_come_without_th
     assert_eq!(region(&mut harness, 3, 3), None);
     install_all(&mut harness, 3);
     assert_eq!(harness.get(3, b"a").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn source_is_itself_again_when_who_was_to_absorb_it_is_destroyed_first() {
+    let mut harness = start();
+    harness.cut_off = vec![3];
+    must_merge(&mut harness, LOW, REGION_ID);
+    harness.tick_until("a merge", |harness| harness.peers(1) == 1);
+    let snapshot = harness.snapshot_message(1, 3, b"k");
+    harness.must(1, change_peer(ConfChangeType::RemoveNode, new_peer(3, 103)));
+    let mut tombstone = RaftMessage::default();
+    tombstone.set_region_id(REGION_ID);
+    tombstone.set_from_peer(new_peer(1, 101));
+    tombstone.set_to_peer(new_peer(3, 103));
+    tombstone.set_region_epoch(region(&mut harness, 1, REGION_ID).unwrap().take_region_epoch());
+    tombstone.set_is_tombstone(true);
+    harness.input_both(3, Input::RaftMessage(Box::new(snapshot)), Input::RaftMessage(Box::new(tombstone)));
+    assert!(region(&mut harness, 3, REGION_ID).is_none() && region(&mut harness, 3, LOW).is_some());
+    harness.cut_off.clear();
+    harness.tick_until("the end of the source", |harness| harness.peers(3) == 0);
+    assert_eq!(harness.get(3, b"a"), None);
 }
 
 #[test]

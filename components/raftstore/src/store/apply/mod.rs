@@ -199,8 +199,13 @@ impl Applier {
                 "region {}: committed entries are applied in order and once",
                 self.tag.region_id
             );
+            let (index, term) = (entry.get_index(), entry.get_term());
             let command = self.decode(&entry)?;
+            // Before a source is sealed for a command that is not executed then; so it is not asked again afterwards.
+            let is_skipped = self.source == Source::NotNeeded
+                && command.as_ref().is_some_and(|(_, command)| host.pre_exec(&self.region, command, index, term));
             if self.source == Source::NotNeeded
+                && !is_skipped
                 && let Some(request) = command.as_ref().and_then(|(_, command)| self.merge_to_commit(command))
             {
                 self.source = Source::Awaited;
@@ -208,11 +213,14 @@ impl Applier {
                 self.queue.push_front(entry);
                 break;
             }
-            self.apply_state.set_applied_index(entry.get_index());
-            self.applied_term = entry.get_term();
+            self.apply_state.set_applied_index(index);
+            self.applied_term = term;
             if let Some((conf_change, command)) = command {
-                let (index, term) = (entry.get_index(), entry.get_term());
-                let executed = self.apply_command(index, term, conf_change, command, batch, host);
+                let executed = if is_skipped {
+                    Executed::default()
+                } else {
+                    self.apply_command(index, term, conf_change, command, batch, host)
+                };
                 self.source = Source::NotNeeded;
                 urgency = urgency.max(executed.urgency);
                 changes.extend(executed.change);
@@ -268,9 +276,6 @@ impl Applier {
         batch: &mut WriteBatch,
         host: &CoprocessorHost<E>,
     ) -> Executed {
-        if host.pre_exec(&self.region, &request, index, term) {
-            return Executed::default();
-        }
         let mut executed = self
             .execute(&request, conf_change, batch)
             .unwrap_or_else(|error| Executed { response: error_response(error, term), ..Executed::default() });

@@ -15,7 +15,9 @@ use engine_test::{MemDisk, MemEngine, MemFiles, MemLogStore};
 use engine_traits::{Cf, FileStore as _, KvEngine, LogStore, WriteBatch};
 use kvproto::{
     metapb::{Peer, Region},
-    raft_cmdpb::{AdminCmdType, CmdType, RaftCmdRequest, RaftCmdResponse, RaftRequestHeader, Request, SplitRequest},
+    raft_cmdpb::{
+        AdminCmdType, AdminRequest, CmdType, RaftCmdRequest, RaftCmdResponse, RaftRequestHeader, Request, SplitRequest,
+    },
     raft_serverpb::{RaftMessage, SnapshotChunk},
 };
 use raft::{
@@ -49,6 +51,8 @@ pub(super) struct Recorder {
     pub(super) ready_to_lead: Arc<AtomicBool>,
     /// Set when `pre_apply_snapshot` is called.
     pub(super) cancel_at_pre_apply: Arc<Mutex<Option<Arc<AtomicBool>>>>,
+    /// Whether commands that commit a merge are skipped.
+    pub(super) skips_merges: Arc<AtomicBool>,
 }
 
 impl Recorder {
@@ -146,6 +150,10 @@ impl TransferLeaderObserver for Recorder {
 }
 
 impl AdminObserver for Recorder {
+    fn pre_exec_admin(&self, _: &mut ObserverContext<'_>, admin: &AdminRequest, _index: u64, _term: u64) -> bool {
+        admin.get_cmd_type() == AdminCmdType::CommitMerge && self.skips_merges.load(Ordering::Relaxed)
+    }
+
     fn post_exec_admin(
         &self,
         ctx: &mut ObserverContext<'_>,

@@ -1,5 +1,7 @@
 //! Merges, on stores that keep up and on stores that do not.
 
+use std::sync::atomic::Ordering;
+
 use engine_traits::{Cf, KvEngine, LogStore};
 use kvproto::{
     metapb::{Peer, Region},
@@ -513,6 +515,19 @@ fn source_is_itself_again_when_who_was_to_absorb_it_is_destroyed_first() {
     harness.cut_off.clear();
     harness.tick_until("the end of the source", |harness| harness.peers(3) == 0);
     assert_eq!(harness.get(3, b"a"), None);
+}
+
+#[test]
+fn source_is_left_alone_when_an_observer_skips_the_merge() {
+    let mut harness = start();
+    (1..=3).for_each(|id| harness.node(id).recorder.skips_merges.store(true, Ordering::Relaxed));
+    must_merge(&mut harness, LOW, REGION_ID);
+    harness.tick();
+    harness.region_id = REGION_ID;
+    harness.must(1, split(b"p", 3, 3));
+    harness.region_id = LOW;
+    harness.tick_until("a rollback", |harness| (1..=3).all(|id| !harness.status(id).unwrap().merging));
+    harness.must_put(1, b"c", b"1");
 }
 
 #[test]

@@ -42,6 +42,7 @@ impl Absorbed {
         let mut record = MergedRecord::default();
         record.set_source_region_id(source.get_region().get_id());
         record.set_source_epoch(source.get_region().get_region_epoch().clone());
+        record.set_source_peers(source.get_region().get_peers().into());
         record.set_target_region_id(merged.get_id());
         record.set_target_epoch(merged.get_region_epoch().clone());
         record.set_index(index);

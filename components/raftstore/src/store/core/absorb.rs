@@ -20,7 +20,7 @@
 
 use engine_traits::{KvEngine, LogBatch, LogStore};
 use kvproto::{
-    metapb::{Region, RegionEpoch},
+    metapb::{Peer as PeerMeta, Region, RegionEpoch},
     raft_cmdpb::CommitMergeRequest,
     raft_serverpb::{MergedRecord, PeerState, RegionLocalState},
 };
@@ -60,6 +60,8 @@ pub(super) struct Merged {
     pub(super) target: Region,
     /// What it had absorbed itself.
     pub(super) absorbed: Absorbed,
+    /// Its peers in the end.
+    pub(super) peers: Vec<PeerMeta>,
 }
 
 impl Merged {
@@ -68,6 +70,7 @@ impl Merged {
         tombstone.has_merge_state().then(|| Self {
             target: tombstone.mut_merge_state().take_target(),
             absorbed: Absorbed::new(tombstone.take_merged_records().into_vec()),
+            peers: tombstone.get_region().get_peers().to_vec(),
         })
     }
 }
@@ -259,6 +262,8 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
 pub(super) fn tombstone_of_merged(source: &Region, absorbed: &Absorbed) -> Option<RegionLocalState> {
     let record = absorbed.find(source)?;
     let mut tombstone = local_state(source.clone(), PeerState::Tombstone);
+    // The peer here may have missed changes of the members.
+    tombstone.mut_region().set_peers(record.get_source_peers().into());
     tombstone.mut_region().set_region_epoch(last_epoch(record));
     let merge = tombstone.mut_merge_state();
     merge.mut_target().set_id(record.get_target_region_id());

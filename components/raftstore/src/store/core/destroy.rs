@@ -194,9 +194,10 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
 
     /// After a restart: the region in `local` had a peer here. What was left to be destroyed is destroyed.
     pub(super) fn load_tombstone(&mut self, kv: &E, mut local: RegionLocalState) -> Result<()> {
+        let merged = Merged::of(&mut local);
         let region = local.take_region();
         let (region_id, epoch) = (region.get_id(), region.get_region_epoch().clone());
-        self.tombstones.insert(region_id, Tombstone { epoch, merged: Merged::of(&mut local) });
+        self.tombstones.insert(region_id, Tombstone { epoch, merged });
         if load_apply_state(kv, region_id)?.is_some() {
             // The removal was applied, and its data is still there.
             let tag = PeerTag { region_id, peer_id: 0, incarnation: self.next_incarnation() };

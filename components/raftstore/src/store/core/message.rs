@@ -207,7 +207,11 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         answer.set_to_peer(message.get_from_peer().clone());
         answer.set_region_epoch(epoch.clone());
         answer.set_is_tombstone(true);
-        answer.set_merge_target(merged.target.clone());
+        let asks_from = message.get_from_peer().get_store_id();
+        // One that was removed before is not needed: the target had no peer beside it.
+        if merged.peers.iter().any(|peer| peer.get_store_id() == asks_from) {
+            answer.set_merge_target(merged.target.clone());
+        }
         self.effects.push(Effect::Send(Box::new(answer)));
     }
 

@@ -551,6 +551,28 @@ fn source_whose_target_was_removed_from_the_store_is_told_that_it_was_merged() {
     }
 }
 
+/// Its store never had a peer of the target, and nothing there will ever need it.
+#[test]
+fn peer_that_was_removed_before_the_merge_is_told_that_it_was_removed() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    harness.cut_off = vec![3];
+    harness.must(1, split(b"h", LOW, 3));
+    harness.region_id = LOW;
+    harness.elect(1);
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 203));
+    harness.region_id = REGION_ID;
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 103));
+    must_merge(&mut harness, REGION_ID, LOW);
+    harness.tick_until("the merge", |harness| (1..=2).all(|id| region(harness, id, REGION_ID).is_none()));
+    assert!(region(&mut harness, 3, REGION_ID).is_some());
+    // Those who know are others after a restart, and know it still.
+    harness.restart(1);
+    harness.restart(2);
+    harness.cut_off.clear();
+    harness.tick_until("the peer to be gone", |harness| harness.peers(3) == 0);
+}
+
 #[test]
 fn merge_that_cannot_work_is_refused() {
     let mut harness = start();

@@ -31,7 +31,7 @@ use crate::{
     store::{
         SnapKey, Snapshot,
         local_state::load_apply_state,
-        region::{is_epoch_stale, is_initialized},
+        region::{find_peer, is_epoch_stale, is_initialized},
         snapshot::Direction,
         util::error_response,
     },
@@ -183,13 +183,22 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         self.destroy(region_id, theirs);
     }
 
-    /// Whether the peer of `target` here that could have committed a merge is gone for good.
-    fn is_past_merge(&self, target: &Region) -> bool {
-        let region_id = target.get_id();
-        let is_here = self.peers.contains_key(&region_id) || self.destroying.contains_key(&region_id);
-        let is_newer =
-            |tombstone: &Tombstone| tombstone.epoch.get_conf_ver() > target.get_region_epoch().get_conf_ver();
-        !is_here && self.tombstones.get(&region_id).is_some_and(is_newer)
+    /// Whether no peer of `target` here will commit the merge by its log any more: the one that could have is gone for good,
+    /// or the target has left this store and has no peer here. What was sent to such a peer before is not let in from now on.
+    fn is_past_merge(&mut self, target: &Region) -> bool {
+        let (region_id, conf_ver) = (target.get_id(), target.get_region_epoch().get_conf_ver());
+        if self.peers.contains_key(&region_id) || self.destroying.contains_key(&region_id) {
+            return false;
+        }
+        let gone_at = self.tombstones.get(&region_id).map(|tombstone| tombstone.epoch.get_conf_ver());
+        if find_peer(target, self.store_id).is_some() {
+            return gone_at.is_some_and(|gone_at| gone_at > conf_ver);
+        }
+        if gone_at.is_none_or(|gone_at| gone_at < conf_ver) {
+            let epoch = target.get_region_epoch().clone();
+            self.tombstones.insert(region_id, Tombstone { epoch, merged: None });
+        }
+        true
     }
 
     /// After a restart: the region in `local` had a peer here. What was left to be destroyed is destroyed.

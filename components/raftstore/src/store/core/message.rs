@@ -210,7 +210,11 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let asks_from = message.get_from_peer().get_store_id();
         // One that was removed before is not needed: the target had no peer beside it.
         if merged.peers.iter().any(|peer| peer.get_store_id() == asks_from) {
-            answer.set_merge_target(merged.target.clone());
+            // As it is now, if that is known here: it may have left the store that asks.
+            let target = self.peers.get(&merged.target.get_id()).map(|target| target.region());
+            let is_newer =
+                |target: &&Region| is_epoch_stale(merged.target.get_region_epoch(), target.get_region_epoch());
+            answer.set_merge_target(target.filter(is_newer).unwrap_or(&merged.target).clone());
         }
         self.effects.push(Effect::Send(Box::new(answer)));
     }

@@ -573,6 +573,24 @@ fn peer_that_was_removed_before_the_merge_is_told_that_it_was_removed() {
     harness.tick_until("the peer to be gone", |harness| harness.peers(3) == 0);
 }
 
+/// The target had a peer there that never knew its region, and so left no tombstone.
+#[test]
+fn source_whose_target_is_not_on_the_store_any_more_is_told_that_it_was_merged() {
+    let mut harness = start();
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 103));
+    harness.tick_until("the target's peer to be gone", |harness| harness.peers(3) == 1);
+    harness.cut_off = vec![3];
+    harness.must_change_peer(1, ConfChangeType::AddNode, new_peer(3, 1003));
+    must_merge(&mut harness, LOW, REGION_ID);
+    harness.tick_until("the merge", |harness| (1..=2).all(|id| harness.peers(id) == 1));
+    harness.cut_off.clear();
+    harness.lost_regions = vec![(REGION_ID, 3)];
+    (0..100).for_each(|_| harness.tick());
+    assert_eq!(harness.peers(3), 1, "it is needed if the target's peer comes");
+    harness.must_change_peer(1, ConfChangeType::RemoveNode, new_peer(3, 1003));
+    harness.tick_until("the source to be gone", |harness| harness.peers(3) == 0);
+}
+
 #[test]
 fn merge_that_cannot_work_is_refused() {
     let mut harness = start();

@@ -7,7 +7,7 @@ use test_raftstore::{REGION_ID, first_peer_id, wait};
 
 use crate::{
     set,
-    support::{Preloading, drop_appends_to, put, snapshot_message},
+    support::{Preloading, drop_appends_to, preload_request, put, snapshot_message},
 };
 
 /// Store 1 leads, store 3 follows and has everything.
@@ -133,4 +133,18 @@ fn region_that_is_evicted_while_its_load_stands_still_is_loaded_again() {
     drop(paused);
     preloading.wait_for_answers(&["warm"]);
     assert_store_3_reads(&preloading, b"k", b"old");
+}
+
+/// tikv/tikv#18008: what waits for a region outlives the preparation of its merge, and is told when the merge is committed.
+#[test]
+fn request_for_a_region_that_is_merged_away_is_superseded() {
+    let preloading = start();
+    preloading.cluster.must_split(REGION_ID, b"h", 2, &[21, 22, 23]);
+    let _paused = set("in_memory_engine::load::pause_before_scan", "pause");
+    let leader = preloading.cluster.wait_for_leader(2);
+    let from = new_peer(leader.store_id, leader.status.peer_id);
+    preloading.send(preload_request(&leader.status.region, from, new_peer(3, 23)));
+    wait::until("a waiting request", || preloading.plugin(3).status().parked_requests == 1);
+    preloading.cluster.must_merge(2, REGION_ID);
+    preloading.wait_for_answers(&["region_not_found"]);
 }

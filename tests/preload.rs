@@ -247,3 +247,27 @@ fn transfer_to_a_store_that_never_answers_goes_ahead() {
     preloading.cluster.must_transfer_leader(REGION_ID, 2);
     wait::until("the request to be over", || preloading.plugin(1).status().in_flight_requests == 0);
 }
+
+#[test]
+fn pinned_regions_are_warm_again_after_they_are_merged() {
+    let preloading = Preloading::start(&[1, 2, 3], Config { pinned: vec![everything()], ..Config::default() });
+    put(&preloading.cluster, b"a", b"1");
+    put(&preloading.cluster, b"m", b"1");
+    preloading.cluster.must_split(REGION_ID, b"h", 2, &[21, 22, 23]);
+    let warm = |region_id| {
+        wait::until("a warm region", || {
+            let snapshot = preloading.cluster.must_snapshot(region_id, u64::MAX).snapshot;
+            engine_traits::Snapshot::source(&snapshot) == ReadSource::Memory
+        });
+    };
+    warm(REGION_ID);
+    warm(2);
+    preloading.cluster.must_merge(2, REGION_ID);
+    warm(REGION_ID);
+    for key in [b"a", b"m"] {
+        assert_eq!(preloading.read(key), (Some(b"1".to_vec()), ReadSource::Memory));
+    }
+    wait::until("the source to be forgotten", || {
+        (1..=3).all(|store_id| preloading.plugin(store_id).region_status(2).is_none())
+    });
+}

@@ -172,7 +172,8 @@ mod tests {
         (1..=1000).for_each(|millis| reads.add(Duration::from_millis(millis), millis > 990));
         let mut both = Reads::default();
         both.merge(&reads);
-        assert!((both.millis(50.0) - 500.0).abs() < 1.0 && (both.millis(99.9) - 999.0).abs() < 1.0);
+        // The histogram keeps three digits.
+        assert!((both.millis(50.0) - 500.0).abs() < 2.0 && (both.millis(99.9) - 999.0).abs() < 2.0);
         assert_eq!((both.total, both.cold), (1000, 10));
     }
 }

@@ -178,10 +178,20 @@ fn changed(cmd_type: AdminCmdType, region: Region, change: Change) -> Executed {
 
 #[cfg(test)]
 mod tests {
+    use engine_test::MemEngine;
     use kvproto::metapb::PeerRole;
+    use raft::eraftpb::Entry;
 
     use super::*;
-    use crate::store::new_peer;
+    use crate::{
+        coprocessor::CoprocessorHost,
+        store::{
+            apply::encoded,
+            core::PeerTag,
+            local_state::{apply_state_at, local_state},
+            new_peer,
+        },
+    };
 
     fn region(id: u64, start: &[u8], end: &[u8], version: u64) -> Region {
         let mut region = Region::default();
@@ -205,6 +215,35 @@ mod tests {
         let (left, right) = (region(1, b"a", b"h", 4), region(2, b"h", b"k", 4));
         assert_eq!(joined(&left, &right).get_start_key(), b"a");
         assert_eq!(joined(&right, &left).get_end_key(), b"k");
+    }
+
+    #[test]
+    fn log_of_a_source_stays_as_it_is() {
+        // A compaction fits every epoch, and may be behind the command in the log.
+        let mut prepare = RaftCmdRequest::default();
+        prepare.mut_header().mut_region_epoch().set_version(4);
+        prepare.mut_admin_request().set_cmd_type(AdminCmdType::PrepareMerge);
+        prepare.mut_admin_request().mut_prepare_merge().set_target(region(2, b"h", b"", 9));
+        let mut compact = RaftCmdRequest::default();
+        compact.mut_admin_request().set_cmd_type(AdminCmdType::CompactLog);
+        compact.mut_admin_request().mut_compact_log().set_compact_index(6);
+        compact.mut_admin_request().mut_compact_log().set_compact_term(6);
+        let entries = (8..).zip([&prepare, &compact]).map(|(index, command)| {
+            let mut entry = Entry::default();
+            entry.set_index(index);
+            entry.set_term(6);
+            entry.set_data(encoded(command).into());
+            entry
+        });
+        let tag = PeerTag { region_id: 1, peer_id: 11, incarnation: 1 };
+        let mut apply_state = apply_state_at(5, 5);
+        apply_state.set_applied_index(7);
+        let mut applier = Applier::new(tag, local_state(region(1, b"", b"h", 4), PeerState::Normal), apply_state, 6);
+        let (mut batch, host) = (WriteBatch::new(), CoprocessorHost::<MemEngine>::default());
+        let outcome = applier.apply(entries.collect(), &mut batch, &host).unwrap();
+        assert!(!outcome.answers[0].response.get_header().has_error(), "{outcome:?}");
+        assert!(outcome.answers[1].response.get_header().get_error().has_proposal_in_merging_mode(), "{outcome:?}");
+        assert_eq!(outcome.apply_state.get_truncated_state().get_index(), 5);
     }
 
     #[test]

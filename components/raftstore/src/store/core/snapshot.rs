@@ -141,12 +141,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         }
         match self.absorbed_by(snapshot.region(), &snapshot.absorbed()) {
             Ok(absorbed) => self.seal_for_snapshot(&absorbed, region_id),
-            Err(reason) => {
-                refused(&reason);
-                // Who is in the way may be a peer of a region that is no more.
-                self.owners_within(snapshot.region()).into_iter().for_each(|owner| self.ask_whether_stale(owner));
-                return false;
-            }
+            Err(reason) => return refused(&reason),
         }
         if let Some(peer) = self.peers.get_mut(&region_id) {
             peer.received_snapshot = Some(snapshot);

@@ -13,7 +13,7 @@ use engine_traits::{KvEngine, LogStore};
 use kvproto::raft_serverpb::ExtraMessageType;
 use tikv_util::info;
 
-use super::{Effect, Store, effect::Effects, peer::Peer};
+use super::{Effect, Store};
 
 impl<E: KvEngine, L: LogStore> Store<E, L> {
     pub(super) fn on_stale_peer_tick(&mut self) {
@@ -29,22 +29,11 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             }
             peer.silent_ticks = 0;
             info!("asking whether this peer is still a member"; "region_id" => region_id, "silent_ticks" => limit);
-            ask(peer, &mut self.effects);
+            for other in peer.others() {
+                let mut message = peer.envelope(other);
+                message.mut_extra_msg().set_type(ExtraMessageType::MsgCheckStalePeer);
+                self.effects.push(Effect::Send(Box::new(message)));
+            }
         }
-    }
-
-    /// Asks at once, for a peer that is in the way of something newer.
-    pub(super) fn ask_whether_stale(&mut self, region_id: u64) {
-        if let Some(peer) = self.peers.get(&region_id) {
-            ask(peer, &mut self.effects);
-        }
-    }
-}
-
-fn ask<L: LogStore>(peer: &Peer<L>, effects: &mut Effects) {
-    for other in peer.others() {
-        let mut message = peer.envelope(other);
-        message.mut_extra_msg().set_type(ExtraMessageType::MsgCheckStalePeer);
-        effects.push(Effect::Send(Box::new(message)));
     }
 }

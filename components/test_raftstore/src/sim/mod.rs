@@ -33,6 +33,7 @@ mod faults;
 mod history;
 mod impostors;
 mod liveness;
+mod meetings;
 mod messages;
 mod observers;
 mod placement;
@@ -47,6 +48,7 @@ mod surroundings;
 mod tests;
 mod trace;
 mod transfers;
+mod workers;
 mod workload;
 mod world;
 

@@ -20,7 +20,7 @@ use preload_observer::{CheckedConfig, Config, PinnedRange};
 use tikv_util::config::{ReadableDuration, ReadableSize};
 use txn_types::Key;
 
-use super::{records::user_key, rng::SimRng, sabotage::Sabotage, store::Worker};
+use super::{records::user_key, rng::SimRng, sabotage::Sabotage, workers::Worker};
 
 pub(super) const TICK: Duration = Duration::from_millis(100);
 

@@ -37,10 +37,11 @@ use super::{
     plan::{Plan, Setup, TICK},
     rng::SimRng,
     sabotage::Sabotage,
-    store::{Running, SimStore, Worker},
+    store::{Running, SimStore},
     surroundings::Surroundings,
     trace::Trace,
     transfers::{Transfer, TransferStep},
+    workers::Worker,
     workload::Locked,
 };
 

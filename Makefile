@@ -35,7 +35,7 @@ demo: setup ## Run the demo; options go into ARGS, for example ARGS=--json.
 	@cargo build $(CARGO_FLAGS) --workspace --bin preload-node
 	@"$(CARGO_TARGET_DIR)/debug/preload-node" demo $(ARGS)
 
-sim: setup ## Run the simulator on SEEDS=N fresh seeds, or from SEED=S on; VERBOSE=1 prints log hashes, of one seed the log.
+sim: setup ## Run the simulator on SEEDS=N fresh seeds, or from SEED=S on; VERBOSE=1 counts rare moments, and prints the log of one seed.
 	@cargo build $(CARGO_FLAGS) --workspace --bin preload-sim
 	@"$(CARGO_TARGET_DIR)/debug/preload-sim" $(SIM_FLAGS) $(if $(SABOTAGE),--sabotage $(SABOTAGE)) $(if $(VERBOSE),--verbose)
 

@@ -6,15 +6,17 @@
 //!
 //! # How it works
 //! 1. A seed draws a [`plan`]: topology, speeds, rates of faults.
-//! 2. *Safety phase*: the [`world`] takes the next event off the agenda, lets it happen and looks at what the [`checks`]
-//!    stand for. Clients write, read, delete and ask for preloads ([`workload`]); peers come and go and leaders move
+//! 2. *Safety phase*: the [`world`] takes the next event off the agenda, lets it happen ([`drive`], [`workers`],
+//!    [`messages`]) and looks at what the [`checks`] stand for. Clients write, lock, read, delete, collect garbage and ask
+//!    for preloads ([`workload`], [`clients`]); peers come and go, leaders move, regions are split and merged
 //!    ([`placement`]); messages are lost, late, doubled and overtaken, links go down one way or both, stores crash
-//!    between any two effects ([`faults`]).
+//!    between any two effects ([`faults`]). [`coverage`] counts the rare moments that a run has met.
 //! 3. *Heal*: nothing goes wrong any more.
 //! 4. *Liveness phase* ([`liveness`]): the cluster has to come back, agree, have kept its promises, and warm up what is
 //!    asked for.
 //!
-//! A panic of the code under test ends a run like a violation does. A failing seed is replayed with its log recorded.
+//! A panic of the code under test ends a run like a violation does. A failing seed is replayed with its log recorded. Some
+//! seeds are run twice more without a cache, with the plugin and without it, and must do the same ([`runner`]).
 //!
 //! # Invariants
 //! A run depends on its seed alone: no clock, no thread, no randomness but [`rng`], no order of a hash map. Two runs of

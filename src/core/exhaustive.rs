@@ -58,7 +58,8 @@ enum Event {
     Destroy(usize),
     Lead(usize),
     Follow(usize),
-    Offer(usize),
+    /// Leadership is offered; whether the offer says that the region is warm on the leader.
+    Offer(usize, bool),
     Transfer(usize),
     Answer(usize, AnswerKind),
     /// The cache evicts without a word: for lack of memory, or because a load failed.
@@ -77,8 +78,8 @@ enum Event {
 struct Scope {
     name: &'static str,
     regions: usize,
-    /// Region and sender's store.
-    requests: &'static [(usize, u64)],
+    /// Region, sender's store, and the version of the region that it is for: 2 as of `Create`, or 3 as of `Update`.
+    requests: &'static [(usize, u64, u64)],
     parked_max: usize,
     depth: usize,
     /// Leaves the rarer events out, to get deeper.
@@ -90,7 +91,7 @@ impl Scope {
         use Event::*;
         if self.is_narrow {
             let snapshot = [Announce(0), Create(0), PreApply(0), PostApply(0), Commit(0)];
-            let others = [Request(0), Destroy(0), Evict(0), Loaded(0), Offer(0), Work, Pass];
+            let others = [Request(0), Destroy(0), Evict(0), Loaded(0), Offer(0, true), Work, Pass];
             return snapshot.into_iter().chain(others).collect();
         }
         let mut events = vec![Work, Pass, Restart, Pin, Enable];
@@ -98,7 +99,7 @@ impl Scope {
         for r in 0..self.regions {
             events.extend([Uninitialized(r), Announce(r), Create(r), Update(r), PrepareMerge(r), Malformed(r)]);
             events.extend([PreApply(r), PostApply(r), Commit(r), Cancel(r), Destroy(r), Lead(r), Follow(r)]);
-            events.extend([Offer(r), Transfer(r), Evict(r), Loaded(r)]);
+            events.extend([Offer(r, true), Offer(r, false), Transfer(r), Evict(r), Loaded(r)]);
             events.extend([Answer(r, AnswerKind::Warm), Answer(r, AnswerKind::Accepted)]);
         }
         events
@@ -183,13 +184,13 @@ fn metadata(r: usize, version: u64) -> Region {
 }
 
 fn request(scope: &Scope, index: usize) -> PreloadRequest {
-    let (r, store_id) = scope.requests[index];
+    let (r, store_id, version) = scope.requests[index];
     let region_id = REGIONS[r];
     PreloadRequest {
         region_id,
         from: Address::of(&peer(region_id, store_id)),
         to: Address::of(&peer(region_id, STORE)),
-        epoch: Epoch { conf_ver: 2, version: 2 },
+        epoch: Epoch { conf_ver: 2, version },
         number: 0,
     }
 }
@@ -282,7 +283,7 @@ impl World {
                 self.forget(r);
             }
             Event::Lead(r) | Event::Follow(r) => self.role(r, matches!(event, Event::Lead(_))),
-            Event::Offer(r) => self.offer(scope, r),
+            Event::Offer(r, is_preloaded) => self.offer(scope, r, is_preloaded),
             Event::Transfer(r) => {
                 let targets = [Address::of(&peer(REGIONS[r], OTHER_STORE))];
                 core.transfer_requested(REGIONS[r], &targets, now);
@@ -362,9 +363,9 @@ impl World {
         (outside.is_leader, outside.held_since) = (is_leader, None);
     }
 
-    fn offer(&mut self, scope: &Scope, r: usize) {
+    fn offer(&mut self, scope: &Scope, r: usize, is_preloaded: bool) {
         let leader_peer_id = peer(REGIONS[r], OTHER_STORE).get_id();
-        let ack = self.core.ack(REGIONS[r], Offer { leader_peer_id, term: 6, is_preloaded: true }, self.now);
+        let ack = self.core.ack(REGIONS[r], Offer { leader_peer_id, term: 6, is_preloaded }, self.now);
         let outside = &mut self.outside[r];
         match ack {
             Ack::Go => outside.held_since = None,
@@ -378,6 +379,12 @@ impl World {
                 if held >= timeout * 2 {
                     outside.held_since = Some(self.now);
                 }
+                let status = self.core.region_status(REGIONS[r]).expect("a region that is held back for is known");
+                let is_loadable = status.snapshot == SnapshotPhase::Idle;
+                assert!(
+                    !is_preloaded || !is_loadable || status.wanted.is_some(),
+                    "held back for a load that nobody wants"
+                );
             }
         }
         self.drain(scope);
@@ -535,14 +542,14 @@ fn assert_holds(scope: Scope, states_min: usize) {
 
 #[test]
 fn invariants_hold_in_every_order_of_events_of_two_regions() {
-    let requests = &[(0, 2), (1, 2)];
+    let requests = &[(0, 2, 2), (1, 2, 3)];
     let scope = Scope { name: "two regions", regions: 2, requests, parked_max: 2, depth: 5, is_narrow: false };
     assert_holds(scope, 100_000);
 }
 
 #[test]
 fn invariants_hold_in_every_order_of_events_of_one_region_with_two_requests() {
-    let requests = &[(0, 2), (0, 3)];
+    let requests = &[(0, 2, 3), (0, 3, 2)];
     let scope = Scope { name: "one region", regions: 1, requests, parked_max: 1, depth: 7, is_narrow: false };
     assert_holds(scope, 100_000);
 }
@@ -553,7 +560,7 @@ fn invariants_hold_in_every_order_of_events_around_a_snapshot() {
     let scope = Scope {
         name: "one region, snapshot",
         regions: 1,
-        requests: &[(0, 2)],
+        requests: &[(0, 2, 2)],
         parked_max: 1,
         depth: 12,
         is_narrow: true,

@@ -6,8 +6,8 @@
 //! filled, and every region is in its leader's cache before anything is measured. Readers ([`readers`]) read all the time;
 //! what they see is sorted by when a read began:
 //!
-//! 1. *steady*: for a while nothing moves;
-//! 2. *round*: leaders are moved round and round the stores, one after the other; every [`moves::REPLACED_EVERY`]-th move is
+//! 1. *steady*: for a while nothing moves, nor did for a while before;
+//! 2. *round*: in turns with that, leaders are moved round and round the stores, one after the other; every [`moves::REPLACED_EVERY`]-th move is
 //!    to a replica that is being added just then, so that the target's peer is not initialized when it is asked;
 //! 3. *rolling_restart*: for each store in turn, all its leaders are moved away at once, it is restarted, and they are moved
 //!    back.
@@ -41,6 +41,9 @@ use crate::{
     measure::Samples,
     report::{Case, Figure},
 };
+
+/// The steady state and the round take turns, so that what else the machine does meanwhile is in both.
+const SLICES: u32 = 10;
 
 /// What can be set about the scenario.
 #[derive(Args)]
@@ -91,12 +94,17 @@ pub(crate) fn run(options: &Options, runs: u32) -> Vec<Figure> {
 
 fn measure(policy: Policy, options: &Options) -> Vec<Value> {
     let mut stage = Stage::build(policy, options.regions, options.rows);
-    let readers = readers::start(&stage);
-    stage.watch(stage::Phase::Steady);
-    stage.pause(Duration::from_secs(options.seconds.into()));
-    stage.watch(stage::Phase::Round);
-    let round = moves::round(&stage, options.moves);
     stage.rest();
+    let readers = readers::start(&stage);
+    let mut round = moves::Moves::default();
+    for slice in 0..SLICES {
+        stage.watch(stage::Phase::Steady);
+        stage.pause(Duration::from_secs(options.seconds.into()) / SLICES);
+        stage.watch(stage::Phase::Round);
+        let moves = options.moves * (slice + 1) / SLICES - options.moves * slice / SLICES;
+        moves::round(&stage, moves, &mut round);
+        stage.rest();
+    }
     stage.watch(stage::Phase::RollingRestart);
     let restart = moves::rolling_restart(&mut stage);
     stage.rest();

@@ -25,6 +25,9 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 /// Between two offers of the same leadership; an acknowledgement that is held back is not an answer to wait for.
 const OFFER_AGAIN: Duration = Duration::from_millis(500);
 
+/// The ids of replicas that are added begin here.
+const FIRST_NEW_PEER: u64 = 1_000_000;
+
 /// Between two moves of a round.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -53,22 +56,20 @@ struct Move {
     offered: Option<Instant>,
 }
 
-/// Moves leaders to the next store, one after the other.
-pub(super) fn round(stage: &Stage, count: u32) -> Moves {
-    let mut moves = Moves::default();
-    let mut next_peer_id = 1_000_000;
-    for (number, region_id) in (0..count).zip(stage.region_ids.iter().cycle()) {
+/// Moves `count` leaders to the next store, one after the other; goes on where `moves` has got to.
+pub(super) fn round(stage: &Stage, count: u32, moves: &mut Moves) {
+    let begin = u32::try_from(moves.took.len() + moves.failed).expect("there are fewer moves");
+    let regions = stage.region_ids.iter().cycle().skip(begin as usize % stage.region_ids.len());
+    for (number, region_id) in (begin..begin + count).zip(regions) {
         let Some(leader) = stage.view.leader(*region_id) else { continue };
         let to_store = leader.store_id % STORES + 1;
         if number % REPLACED_EVERY == REPLACED_EVERY - 1 {
-            replace(stage, *region_id, to_store, next_peer_id);
-            next_peer_id += 1;
+            replace(stage, *region_id, to_store, FIRST_NEW_PEER + u64::from(number));
         }
-        carry_out(stage, vec![(*region_id, to_store)], &mut moves);
+        carry_out(stage, vec![(*region_id, to_store)], moves);
         stage.pause(PAUSE);
     }
-    moves.arrivals = stage.view.take_arrivals();
-    moves
+    moves.arrivals.extend(stage.view.take_arrivals());
 }
 
 /// Takes the leaders off each store in turn, restarts it, and gives them back.

@@ -3,7 +3,8 @@
 //! # How it works
 //! 1. A client has the source's leader propose `PrepareMerge` ([`Store::prepare_merge`] says when it may). Once a store has
 //!    applied it, its source peer looks at the target peer beside it, at once and then with each tick ([`Outlook`]):
-//!    - The target is what the source was prepared for: if it leads, it is given a `CommitMerge`.
+//!    - The target is what the source was prepared for: if it leads, it is given a `CommitMerge`, or where the source's log
+//!      begins too late for that, it offers its leadership to another store.
 //!    - It is past that and has not recorded the merge: the merge is hopeless. The source's leader, who is told if it is
 //!      on another store, proposes `RollbackMerge`.
 //!    - It is past that and has recorded the merge: a snapshot has brought it there. Nobody needs the source any more.
@@ -14,7 +15,7 @@
 
 use engine_traits::{KvEngine, LogStore};
 use kvproto::{
-    metapb::{Region, RegionEpoch},
+    metapb::{Peer as PeerMeta, Region, RegionEpoch},
     raft_cmdpb::{AdminCmdType, AdminRequest, RaftCmdRequest},
     raft_serverpb::{ExtraMessageType, MergeState, RaftMessage},
 };
@@ -29,7 +30,7 @@ use crate::{
     store::{
         apply::{check_mergeable, encoded},
         merged::last_epoch,
-        region::is_epoch_stale,
+        region::{is_epoch_stale, is_learner},
     },
 };
 
@@ -216,6 +217,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if is_under_way || target.node.raft.lead_transferee.is_some() {
             return;
         }
+        let target_id = target.region().get_id();
         let (low, high) = (merge.state.get_min_index(), merge.state.get_commit() + 1);
         let log = &source.node.raft.raft_log;
         let entries = match log.slice(low, high, None, GetEntriesContext::empty(false)) {
@@ -223,7 +225,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             Err(error) => {
                 warn!("merge not committed: the source's log is not here"; "region_id" => region_id,
                     "from" => low, "to" => high, "err" => %error);
-                return;
+                return self.pass_on_lead(target_id);
             }
         };
         let mut admin = AdminRequest::default();
@@ -233,10 +235,26 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         commit.set_commit(merge.state.get_commit());
         commit.set_entries(entries.into());
         commit.set_source_state(source.local_state());
-        let target_id = target.region().get_id();
         let proposed = self.propose_own(target_id, admin);
         if let Some(merge) = self.peers.get_mut(&region_id).and_then(|source| source.merge.as_mut()) {
             merge.commit = proposed;
+        }
+    }
+
+    /// Offers the leadership of a target to the next of its voters. The source's log begins too late here, behind a snapshot;
+    /// it does not on the store that led the source when the merge was prepared, and the target has a voter there too.
+    fn pass_on_lead(&mut self, target_id: u64) {
+        let Some(target) = self.peers.get(&target_id) else { return };
+        let (own_id, progress) = (target.meta.get_id(), target.node.raft.prs());
+        let is_heard = |peer: &PeerMeta| progress.get(peer.get_id()).is_some_and(|progress| progress.recent_active);
+        let voters = target.others().into_iter().filter(|peer| !is_learner(peer) && is_heard(peer));
+        let Some(next) = voters.min_by_key(|peer| (peer.get_id() < own_id, peer.get_id())) else { return };
+        let mut request = RaftCmdRequest::default();
+        request.mut_header().set_region_id(target_id);
+        request.mut_admin_request().set_cmd_type(AdminCmdType::TransferLeader);
+        request.mut_admin_request().mut_transfer_leader().set_peer(next);
+        if let Err(error) = self.transfer_leader(&request) {
+            debug!("leadership not offered"; "region_id" => target_id, "err" => %error);
         }
     }
 

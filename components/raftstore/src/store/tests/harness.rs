@@ -281,14 +281,19 @@ impl Harness {
         region.mut_region_epoch().set_version(1);
         on.iter().for_each(|store_id| region.mut_peers().push(new_peer(*store_id, 100 + store_id)));
         for store_id in 1..=3 {
-            let (kv, log) = harness.open(store_id);
             if on.contains(&store_id) {
+                let (kv, log) = harness.open(store_id);
                 bootstrap_region(&kv, &log, &region).unwrap();
             }
-            bootstrap_store(&log, 1, store_id).unwrap();
-            harness.start(store_id);
+            harness.add_store(store_id);
         }
         harness
+    }
+
+    pub(super) fn add_store(&mut self, store_id: u64) {
+        let (_, log) = self.open(store_id);
+        bootstrap_store(&log, 1, store_id).unwrap();
+        self.start(store_id);
     }
 
     fn open(&self, store_id: u64) -> (MemEngine, MemLogStore) {

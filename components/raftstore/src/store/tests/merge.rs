@@ -230,6 +230,33 @@ fn source_that_began_with_a_snapshot_gets_only_what_it_lacks() {
 }
 
 #[test]
+fn target_is_led_elsewhere_where_its_leader_lacks_the_end_of_the_source_log() {
+    // Voters on stores 1 to 3; a learner on store 4, so that it can lag while a voter gets a snapshot.
+    let mut harness = Harness::new(&[1, 2]);
+    harness.add_store(4);
+    harness.elect(1);
+    harness.must_put(1, b"a", b"1");
+    harness.must_put(1, b"m", b"1");
+    add_learner(&mut harness, REGION_ID, new_peer(4, 104));
+    harness.must(1, split(b"h", LOW, 3));
+    harness.region_id = LOW;
+    harness.elect(1);
+    harness.lost_regions = vec![(LOW, 3)];
+    harness.must_change_peer(1, ConfChangeType::AddNode, new_peer(3, 205));
+    harness.region_id = REGION_ID;
+    harness.must_change_peer(1, ConfChangeType::AddNode, new_peer(3, 105));
+    await_copy(&mut harness, 3);
+    harness.region_id = LOW;
+    harness.lost_regions = vec![(LOW, 4)];
+    harness.must_put(1, b"c", b"1");
+    await_copy(&mut harness, 3);
+    lead(&mut harness, REGION_ID, 3);
+    must_merge(&mut harness, LOW, REGION_ID);
+    assert_merged(&mut harness, REGION_ID, LOW);
+    assert!(harness.get(4, b"c").is_some());
+}
+
+#[test]
 fn source_that_campaigns_without_knowing_gives_way() {
     let mut harness = start();
     harness.lost_regions = vec![(LOW, 3), (REGION_ID, 3)];

@@ -52,6 +52,9 @@ fn compaction<L: LogStore>(peer: &Peer<L>, config: &Config) -> Option<RaftCmdReq
     if !peer.is_leader() || peer.accepted_snapshot.is_some() {
         return None;
     }
+    if peer.merge.is_some() || peer.seal.is_some() {
+        return None; // It would be refused, or come after the last entry that counts.
+    }
     let storage = peer.storage();
     let (applied, first) = (storage.applied_index(), storage.first_index().ok()?);
     let slowest = peer.node.raft.prs().iter().map(|(_, progress)| progress.matched).min()?;

@@ -97,13 +97,12 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if matched + 1 < log.first_index() {
             return Err(busy("a peer needs a snapshot first".into()));
         }
-        let entries = log.entries(matched + 1, None, GetEntriesContext::empty(false))?;
-        let size_bytes: u64 = entries.iter().map(|entry| u64::from(entry.compute_size())).sum();
         let size_max = self.config.raft_entry_max_size;
-        if size_bytes > size_max.0 {
-            return Err(busy(format!(
-                "a peer is {size_bytes} bytes behind, raftstore.raft-entry-max-size = {size_max}"
-            )));
+        // Not more is read than can be carried, except for a first entry that is too large.
+        let entries = log.entries(matched + 1, size_max.0, GetEntriesContext::empty(false))?;
+        let size_bytes: u64 = entries.iter().map(|entry| u64::from(entry.compute_size())).sum();
+        if matched + (entries.len() as u64) < log.last_index() || size_bytes > size_max.0 {
+            return Err(busy(format!("a peer is more bytes behind than raftstore.raft-entry-max-size = {size_max}")));
         }
         for entry in &entries {
             let can_be_carried = match entry.get_entry_type() {

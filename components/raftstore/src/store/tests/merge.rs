@@ -674,6 +674,35 @@ fn peer_that_needs_a_snapshot_holds_a_merge_up() {
 }
 
 #[test]
+fn peer_that_lacks_more_than_a_command_can_carry_holds_a_merge_up() {
+    let mut harness = start();
+    harness.lost_regions = vec![(LOW, 3)];
+    harness.region_id = LOW;
+    (0..9).for_each(|_| harness.must_put(1, b"c", &vec![0; 1 << 20]));
+    let target = region(&mut harness, 1, REGION_ID).unwrap();
+    let reason = refused(&mut harness, LOW, &target);
+    assert!(reason.contains("more bytes behind than"), "{reason}");
+    harness.lost_regions.clear();
+    (0..5).for_each(|_| harness.tick());
+    must_merge(&mut harness, LOW, REGION_ID);
+}
+
+#[test]
+fn log_of_a_region_that_is_being_merged_is_left_alone() {
+    let mut harness = start();
+    harness.region_id = LOW;
+    (0..200).for_each(|_| harness.must_put(1, b"c", b"1"));
+    // The target's leader cannot commit anything, so the merge goes no further.
+    harness.lost_regions = vec![(REGION_ID, 2), (REGION_ID, 3)];
+    must_merge(&mut harness, LOW, REGION_ID);
+    let last_index = harness.status(1).unwrap().last_index;
+    (0..100).for_each(|_| harness.tick());
+    assert_eq!(harness.status(1).unwrap().last_index, last_index);
+    harness.lost_regions.clear();
+    assert_merged(&mut harness, REGION_ID, LOW);
+}
+
+#[test]
 fn regions_can_be_merged_and_split_again_and_again() {
     let mut harness = start();
     let mut low = LOW;

@@ -15,7 +15,7 @@
 //!   said is unknown, never assumed.
 
 use kvproto::{
-    metapb::{Region, RegionEpoch},
+    metapb::Region,
     raft_serverpb::{MergedRecord, RegionLocalState},
 };
 
@@ -71,14 +71,6 @@ impl Absorbed {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &MergedRecord> {
         self.0.iter()
     }
-}
-
-/// The epoch in which the source of `record` ended: its own, but for the version, which is the target's new one. Whatever
-/// the source itself has said is older.
-pub(crate) fn last_epoch(record: &MergedRecord) -> RegionEpoch {
-    let mut epoch = record.get_source_epoch().clone();
-    epoch.set_version(record.get_target_epoch().get_version());
-    epoch
 }
 
 #[cfg(test)]

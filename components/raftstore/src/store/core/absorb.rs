@@ -9,10 +9,9 @@
 //!    ([`Store::on_merge_committed`]).
 //!
 //! A source can be left behind where the target has not come by its log:
-//! - A snapshot of the target covers its range: the snapshot absorbs it. The source is sealed while Raft has a look at the
-//!   snapshot, ends when that is durable, and its data goes with the data that the snapshot replaces.
-//! - A snapshot of the target does not cover its range, because the target was split again: the source is destroyed
-//!   ([`Store::destroy_left_behind`]).
+//! - A snapshot of the target, or of what that was merged into, absorbs all that it has records of, even if their range has
+//!   left it again by a split. They are sealed while Raft has a look at the snapshot, end when that is durable, and their
+//!   data goes with the data that the snapshot replaces.
 //! - The target's peer here is gone: other stores tell the source that its region is no more ([`super::stale_peer`]).
 //!
 //! # Invariants
@@ -20,9 +19,9 @@
 
 use engine_traits::{KvEngine, LogBatch, LogStore};
 use kvproto::{
-    metapb::{Peer as PeerMeta, Region, RegionEpoch},
+    metapb::{Peer as PeerMeta, Region},
     raft_cmdpb::CommitMergeRequest,
-    raft_serverpb::{MergedRecord, PeerState, RegionLocalState},
+    raft_serverpb::{PeerState, RegionLocalState},
 };
 use raft::{INVALID_ID, StateRole, eraftpb::Entry};
 use tikv_util::info;
@@ -31,10 +30,7 @@ use super::{ApplierEffect, Effect, LogWrite, PeerTag, Store, Tombstone, destroy:
 use crate::{
     Error,
     coprocessor::{RegionChangeEvent, RegionChangeReason},
-    store::{
-        local_state::local_state,
-        merged::{Absorbed, last_epoch},
-    },
+    store::{local_state::local_state, merged::Absorbed},
 };
 
 /// Another region here takes over a peer's range: the peer takes no messages and no commands any more.
@@ -183,52 +179,34 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         self.effects.push(Effect::WriteLog(LogWrite { batch, sync: false, answer: None }));
     }
 
-    /// A snapshot has made `region_id` what it is: peers of regions that it has absorbed are not needed for that any more.
-    pub(super) fn destroy_left_behind(&mut self, region_id: u64) {
-        let Some(holder) = self.peers.get(&region_id) else { return };
-        let left_behind = |record: &MergedRecord| {
-            let source = self.peers.get(&record.get_source_region_id())?;
-            let target_id = record.get_target_region_id();
-            // Another target that is here has to get past the merge itself.
-            let is_needed = target_id != region_id && self.peers.contains_key(&target_id);
-            let is_it =
-                source.is_initialized() && source.seal.is_none() && holder.absorbed.find(source.region()).is_some();
-            (is_it && !is_needed).then(|| (record.get_source_region_id(), last_epoch(record)))
-        };
-        let left_behind: Vec<(u64, RegionEpoch)> = holder.absorbed.iter().filter_map(left_behind).collect();
-        for (region_id, epoch) in left_behind {
-            info!("peer of a merged region was left behind"; "region_id" => region_id);
-            self.destroy(region_id, &epoch);
-        }
-    }
-
-    /// Regions that have a peer here and that were merged into `region`, which a snapshot with the records `absorbed`
-    /// brings. Their range is the snapshot's.
+    /// Peers here of regions that were merged into `region`, which a snapshot with the records `absorbed` brings. All of them
+    /// end with it, and none without the others: one may be the target of another.
     ///
     /// # Errors
     /// Why the snapshot cannot have their range, or not now.
     pub(super) fn absorbed_by(&self, region: &Region, absorbed: &Absorbed) -> std::result::Result<Vec<u64>, String> {
-        let owners = self.owners_within(region);
-        for owner in &owners {
-            let Some(peer) = self.peers.get(owner) else { continue };
-            let Some(record) = absorbed.find(peer.region()) else {
+        let is_recorded = |peer: &Peer<L>| absorbed.find(peer.region()).is_some();
+        for owner in self.owners_within(region) {
+            if !self.peers.get(&owner).is_some_and(|peer| is_recorded(peer)) {
                 return Err(format!("its range overlaps region {owner}"));
-            };
-            let target_id = record.get_target_region_id();
-            if target_id != region.get_id() && self.peers.contains_key(&target_id) && !owners.contains(&target_id) {
-                return Err(format!("region {owner} is to be absorbed by region {target_id} first"));
             }
-            if !peer.is_idle() {
-                return Err(format!("region {owner}, which it absorbs, is busy"));
+        }
+        let mut sources = Vec::new();
+        for record in absorbed.iter() {
+            let source_id = record.get_source_region_id();
+            let source = self.peers.get(&source_id).filter(|peer| peer.is_initialized() && is_recorded(peer));
+            match source {
+                Some(source) if source.is_idle() => sources.push(source_id),
+                Some(_) => return Err(format!("region {source_id}, which it absorbs, is busy")),
+                None => {}
             }
         }
         let own = self.peers.get(&region.get_id());
-        let has_source_here = absorbed.iter().any(|record| self.peers.contains_key(&record.get_source_region_id()));
-        if has_source_here && own.is_some_and(|own| own.reported_index != own.handed_index) {
-            // It may be about to absorb that one itself, whether the range is still its own afterwards or not.
+        if !sources.is_empty() && own.is_some_and(|own| own.reported_index != own.handed_index) {
+            // It may be about to absorb one of them itself, whether the range is still its own afterwards or not.
             return Err("older entries are being applied".into());
         }
-        Ok(owners)
+        Ok(sources)
     }
 
     pub(super) fn seal_for_snapshot(&mut self, sources: &[u64], region_id: u64) {
@@ -264,7 +242,8 @@ pub(super) fn tombstone_of_merged(source: &Region, absorbed: &Absorbed) -> Optio
     let mut tombstone = local_state(source.clone(), PeerState::Tombstone);
     // The peer here may have missed changes of the members.
     tombstone.mut_region().set_peers(record.get_source_peers().into());
-    tombstone.mut_region().set_region_epoch(last_epoch(record));
+    tombstone.mut_region().set_region_epoch(record.get_source_epoch().clone());
+    tombstone.mut_region().mut_region_epoch().set_version(record.get_target_epoch().get_version());
     let merge = tombstone.mut_merge_state();
     merge.mut_target().set_id(record.get_target_region_id());
     merge.mut_target().set_region_epoch(record.get_target_epoch().clone());

@@ -7,7 +7,7 @@
 //!      begins too late for that, it offers its leadership to another store.
 //!    - It is past that and has not recorded the merge: the merge is hopeless. The source's leader, who is told if it is
 //!      on another store, proposes `RollbackMerge`.
-//!    - It is past that and has recorded the merge: a snapshot has brought it there. Nobody needs the source any more.
+//!    - It is past that and has recorded the merge: so the source ends, as [`super::absorb`] has it.
 //! 2. The target's log has a `CommitMerge`: [`super::absorb`] has what happens then on each store.
 //!
 //! # Invariants
@@ -15,7 +15,7 @@
 
 use engine_traits::{KvEngine, LogStore};
 use kvproto::{
-    metapb::{Peer as PeerMeta, Region, RegionEpoch},
+    metapb::{Peer as PeerMeta, Region},
     raft_cmdpb::{AdminCmdType, AdminRequest, RaftCmdRequest},
     raft_serverpb::{ExtraMessageType, MergeState, RaftMessage},
 };
@@ -29,7 +29,6 @@ use crate::{
     coprocessor::{RegionChangeEvent, RegionChangeReason},
     store::{
         apply::{check_mergeable, encoded},
-        merged::last_epoch,
         region::{is_epoch_stale, is_learner},
     },
 };
@@ -57,9 +56,6 @@ enum Outlook {
     Commit,
     /// The target cannot commit it any more.
     Hopeless,
-    /// It was committed, and the target here has come by a snapshot: it needs nothing of the source. With the epoch in
-    /// which the source ended.
-    LeftBehind(RegionEpoch),
 }
 
 impl<E: KvEngine, L: LogStore> Store<E, L> {
@@ -174,7 +170,6 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             Outlook::Wait => {}
             Outlook::Commit => self.propose_commit(region_id),
             Outlook::Hopeless => self.give_up(region_id),
-            Outlook::LeftBehind(epoch) => self.destroy(region_id, &epoch),
         }
     }
 
@@ -200,11 +195,10 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if is_epoch_stale(epoch, prepared_for.get_region_epoch()) {
             return Outlook::Wait;
         }
-        match absorbed.find(source.region()) {
-            Some(record) => Outlook::LeftBehind(last_epoch(record)),
-            None if absorbed.is_complete_since(prepared_for.get_region_epoch().get_version()) => Outlook::Hopeless,
-            None => Outlook::Wait,
-        }
+        // A merge that is recorded has ended the source, or is about to.
+        let is_unrecorded = absorbed.find(source.region()).is_none();
+        let is_known = absorbed.is_complete_since(prepared_for.get_region_epoch().get_version());
+        if is_unrecorded && is_known { Outlook::Hopeless } else { Outlook::Wait }
     }
 
     fn propose_commit(&mut self, region_id: u64) {

@@ -183,17 +183,15 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         // A snapshot says what the region is, and what of other regions it absorbs.
         for (region_id, snapshot) in snapshots {
             let before = regions.remove(&region_id).map(|mut local| local.take_region());
-            let overlaps = |local: &RegionLocalState| overlap(local.get_region(), snapshot.region());
-            let absorbed = regions.extract_if(.., |_, local| overlaps(local)).map(|(_, mut local)| local.take_region());
-            let absorbed = absorbed.collect();
+            let records = snapshot.absorbed();
+            let ends = |region: &Region| overlap(region, snapshot.region()) || records.find(region).is_some();
+            let absorbed = regions.extract_if(.., |_, local| ends(local.get_region()));
+            let absorbed = absorbed.map(|(_, mut local)| local.take_region()).collect();
             store.resume_snapshot(snapshot, before, absorbed)?;
         }
         for (region_id, local) in regions {
             let has_log = with_log.binary_search(&region_id).is_ok();
             store.load_peer(kv, local, has_log)?;
-        }
-        for region_id in store.peers.keys().copied().collect::<Vec<_>>() {
-            store.destroy_left_behind(region_id);
         }
         Ok(store)
     }

@@ -207,7 +207,6 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             return;
         }
         self.host.on_region_changed(&region, RegionChangeEvent::Create, role);
-        self.destroy_left_behind(region_id);
         self.start_snapshot(region_id);
     }
 

@@ -448,26 +448,35 @@ fn snapshot_of_the_target_absorbs_a_source_that_missed_the_merge() {
 }
 
 #[test]
-fn source_whose_target_has_come_without_its_range_is_destroyed() {
-    let mut harness = start();
-    harness.cut_off = vec![3];
-    must_merge(&mut harness, LOW, REGION_ID);
-    harness.tick_until("a merge", |harness| harness.peers(1) == 1);
-    // The source's range becomes that of a new region.
-    harness.region_id = REGION_ID;
-    harness.must(1, split(b"h", 3, 3));
-    outrun_log(&mut harness, REGION_ID, b'z');
-    harness.cut_off.clear();
-    harness.tick_until("a snapshot", |harness| {
-        install_all(harness, 3);
-        region(harness, 3, REGION_ID).unwrap().get_region_epoch().get_version() > 3
-    });
-    harness.tick_until("the new region", |harness| {
-        install_all(harness, 3);
-        region(harness, 3, 3).is_some_and(|region| !region.get_peers().is_empty())
-    });
-    assert_eq!(region(&mut harness, 3, LOW), None);
-    assert_eq!(harness.get(3, b"a").as_deref(), Some(&b"1"[..]));
+fn source_whose_target_comes_without_its_range_ends_with_the_snapshot() {
+    for crash in [None, Some(false), Some(true)] {
+        let mut harness = start();
+        harness.cut_off = vec![3];
+        must_merge(&mut harness, LOW, REGION_ID);
+        harness.tick_until("a merge", |harness| harness.peers(1) == 1);
+        // The source's range becomes that of a new region.
+        harness.region_id = REGION_ID;
+        harness.must(1, split(b"h", 3, 3));
+        outrun_log(&mut harness, REGION_ID, b'z');
+        harness.cut_off.clear();
+        harness.tick_until("a snapshot", |harness| !harness.node(3).snapshots.is_empty());
+        match crash {
+            None => {}
+            Some(false) => harness.restart(3),
+            Some(true) => harness.power_failure(),
+        }
+        assert_eq!(region(&mut harness, 3, LOW), None);
+        harness.tick_until("the new region", |harness| {
+            install_all(harness, 3);
+            region(harness, 3, 3).is_some_and(|region| !region.get_peers().is_empty())
+        });
+        install_all(&mut harness, 3);
+        assert!(region(&mut harness, 3, REGION_ID).unwrap().get_region_epoch().get_version() > 3);
+        assert_eq!(harness.get(3, b"a").as_deref(), Some(&b"1"[..]));
+        assert_eq!(local_state(&mut harness, 3, LOW).get_state(), PeerState::Tombstone);
+        harness.restart(3);
+        assert_eq!(harness.peers(3), 2);
+    }
 }
 
 #[test]
@@ -495,32 +504,35 @@ fn source_stays_while_older_entries_of_the_target_may_need_it() {
 }
 
 #[test]
-fn whole_chain_of_sources_is_destroyed_where_the_last_target_has_come_without_their_range() {
-    let mut harness = start();
-    harness.region_id = LOW;
-    harness.must(1, split(b"d", 3, 3));
-    lead(&mut harness, 3, 1);
-    // On store 3 the middle region has the merge of the first one in its log, and never knows that it is committed.
-    harness.region_id = LOW;
-    harness.lost_commits = Some((LOW, 3, harness.status(1).unwrap().commit_index));
-    must_merge(&mut harness, 3, LOW);
-    harness.tick_until("a merge", |harness| harness.peers(1) == 2);
-    harness.lost_regions = vec![(REGION_ID, 3)];
-    must_merge(&mut harness, LOW, REGION_ID);
-    harness.tick_until("a merge", |harness| harness.peers(1) == 1);
-    harness.region_id = REGION_ID;
-    harness.must(1, split(b"h", 4, 3));
-    outrun_log(&mut harness, REGION_ID, b'z');
-    assert!([3, LOW, REGION_ID].iter().all(|id| region(&mut harness, 3, *id).is_some()), "each waits for the next");
-    harness.lost_regions.clear();
-    harness.tick_until("the new region", |harness| {
-        install_all(harness, 3);
-        region(harness, 3, 4).is_some_and(|region| !region.get_peers().is_empty())
-    });
-    assert_eq!(region(&mut harness, 3, LOW), None);
-    assert_eq!(region(&mut harness, 3, 3), None);
-    install_all(&mut harness, 3);
-    assert_eq!(harness.get(3, b"a").as_deref(), Some(&b"1"[..]));
+fn whole_chain_of_sources_ends_where_the_last_target_comes_without_all_of_their_range() {
+    // The target keeps nothing of them, or only what the first one had.
+    for (first, middle, key) in [(3, LOW, b"h"), (LOW, 3, b"d")] {
+        let mut harness = start();
+        harness.region_id = LOW;
+        harness.must(1, split(b"d", 3, 3));
+        lead(&mut harness, 3, 1);
+        // On store 3 the middle region has the first merge in its log, and never knows that it is committed.
+        harness.region_id = middle;
+        harness.lost_commits = Some((middle, 3, harness.status(1).unwrap().commit_index));
+        must_merge(&mut harness, first, middle);
+        harness.tick_until("a merge", |harness| harness.peers(1) == 2);
+        harness.lost_regions = vec![(REGION_ID, 3)];
+        must_merge(&mut harness, middle, REGION_ID);
+        harness.tick_until("a merge", |harness| harness.peers(1) == 1);
+        harness.region_id = REGION_ID;
+        harness.must(1, split(key, 4, 3));
+        outrun_log(&mut harness, REGION_ID, b'z');
+        let waiting = [first, middle, REGION_ID];
+        assert!(waiting.iter().all(|id| region(&mut harness, 3, *id).is_some()), "each waits for the next");
+        harness.lost_regions.clear();
+        harness.tick_until("the new region", |harness| {
+            install_all(harness, 3);
+            region(harness, 3, 4).is_some_and(|region| !region.get_peers().is_empty())
+        });
+        install_all(&mut harness, 3);
+        assert!(region(&mut harness, 3, first).is_none() && region(&mut harness, 3, middle).is_none());
+        assert_eq!(harness.get(3, b"a").as_deref(), Some(&b"1"[..]));
+    }
 }
 
 #[test]

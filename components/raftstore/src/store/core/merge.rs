@@ -41,11 +41,13 @@ pub(super) struct Merge {
     commit: Option<(u64, u64)>,
     /// The same of the last command to roll it back, in the region's own log.
     rollback: Option<(u64, u64)>,
+    /// Ticks until the target is led elsewhere again, for want of the log here.
+    ticks_to_pass_on: usize,
 }
 
 impl Merge {
     pub(super) fn new(state: MergeState) -> Self {
-        Self { state, commit: None, rollback: None }
+        Self { state, commit: None, rollback: None, ticks_to_pass_on: 0 }
     }
 }
 
@@ -216,9 +218,9 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let entries = match log.slice(low, high, None, GetEntriesContext::empty(false)) {
             Ok(entries) => entries,
             Err(error) => {
-                warn!("merge not committed: the source's log is not here"; "region_id" => region_id,
+                debug!("merge not committed: the source's log is not here"; "region_id" => region_id,
                     "from" => low, "to" => high, "err" => %error);
-                return self.pass_on_lead(target_id);
+                return self.pass_on_lead(region_id, target_id);
             }
         };
         let mut admin = AdminRequest::default();
@@ -235,13 +237,22 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
     }
 
     /// Offers the leadership of a target to the next of its voters. The source's log begins too late here, behind a snapshot;
-    /// it does not on the store that led the source when the merge was prepared, and the target has a voter there too.
-    fn pass_on_lead(&mut self, target_id: u64) {
+    /// it does not on the store that led the source when the merge was prepared, and the target has a voter there too. Only
+    /// now and then: while that store is down, the target would be passed round and round.
+    fn pass_on_lead(&mut self, source_id: u64, target_id: u64) {
+        let pause = self.config.raft_stale_peer_check_ticks;
+        let Some(merge) = self.peers.get_mut(&source_id).and_then(|source| source.merge.as_mut()) else { return };
+        merge.ticks_to_pass_on = merge.ticks_to_pass_on.checked_sub(1).unwrap_or(pause);
+        if merge.ticks_to_pass_on != pause {
+            return;
+        }
         let Some(target) = self.peers.get(&target_id) else { return };
         let (own_id, progress) = (target.meta.get_id(), target.node.raft.prs());
         let is_heard = |peer: &PeerMeta| progress.get(peer.get_id()).is_some_and(|progress| progress.recent_active);
         let voters = target.others().into_iter().filter(|peer| !is_learner(peer) && is_heard(peer));
         let Some(next) = voters.min_by_key(|peer| (peer.get_id() < own_id, peer.get_id())) else { return };
+        warn!("the target of a merge is to be led elsewhere: the source's log is not here"; "region_id" => source_id,
+            "target" => target_id, "to" => next.get_id());
         let mut request = RaftCmdRequest::default();
         request.mut_header().set_region_id(target_id);
         request.mut_admin_request().set_cmd_type(AdminCmdType::TransferLeader);

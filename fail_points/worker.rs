@@ -36,7 +36,8 @@ fn start_with_loads_paused(config: Config) -> (Preloading, fail::FailGuard) {
     put(&preloading.cluster, b"k", b"v");
     preloading.cluster.wait_for_value(3, b"k", b"v");
     preloading.request(&new_peer(1, first_peer_id(1)));
-    wait::until("the leader to be warm", || preloading.is_active(1));
+    // The plugin has seen it: it asks, and says so, only when it knows.
+    preloading.wait_for_answers(&["warm"]);
     (preloading, set("in_memory_engine::load::pause_before_scan", "pause"))
 }
 

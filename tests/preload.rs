@@ -38,7 +38,8 @@ fn leader_transfer_warms_the_next_leader_up_by_itself() {
     put(&preloading.cluster, b"k", b"v");
     preloading.cluster.must_transfer_leader(REGION_ID, 1);
     preloading.request(&new_peer(1, first_peer_id(1)));
-    wait::until("the leader to be warm", || preloading.is_active(1));
+    // The plugin has seen it: it asks, and says so, only when it knows.
+    preloading.wait_for_answers(&["warm"]);
     preloading.cluster.must_transfer_leader(REGION_ID, 2);
     assert_eq!(preloading.read(b"k"), (Some(b"v".to_vec()), ReadSource::Memory));
     wait::until("the old leader to be cold", || !preloading.is_active(1));
@@ -242,7 +243,8 @@ fn transfer_to_a_store_that_never_answers_goes_ahead() {
     put(&preloading.cluster, b"k", b"v");
     preloading.cluster.must_transfer_leader(REGION_ID, 1);
     preloading.request(&new_peer(1, first_peer_id(1)));
-    wait::until("the leader to be warm", || preloading.is_active(1));
+    // The plugin has seen it: it asks, and says so, only when it knows.
+    preloading.wait_for_answers(&["warm"]);
     preloading.cluster.network().add_filter(crate::support::drop_preload_requests_to(2));
     preloading.cluster.must_transfer_leader(REGION_ID, 2);
     wait::until("the request to be over", || preloading.plugin(1).status().in_flight_requests == 0);

@@ -42,9 +42,6 @@ use crate::{
     report::{Case, Figure},
 };
 
-/// The steady state and the round take turns, so that what else the machine does meanwhile is in both.
-const SLICES: u32 = 10;
-
 /// What can be set about the scenario.
 #[derive(Args)]
 pub(crate) struct Options {
@@ -57,8 +54,11 @@ pub(crate) struct Options {
     /// How many moves the round has.
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     moves: u32,
-    /// How long the steady state is looked at.
-    #[arg(long, value_name = "S", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=600))]
+    /// In how many turns the steady state and the round are measured, so that what else the machine does is in both.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    turns: u32,
+    /// How long the steady state is looked at, all turns together.
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
 }
 
@@ -97,11 +97,11 @@ fn measure(policy: Policy, options: &Options) -> Vec<Value> {
     stage.rest();
     let readers = readers::start(&stage);
     let mut round = moves::Moves::default();
-    for slice in 0..SLICES {
+    for turn in 0..options.turns {
         stage.watch(stage::Phase::Steady);
-        stage.pause(Duration::from_secs(options.seconds.into()) / SLICES);
+        stage.pause(Duration::from_secs(options.seconds.into()) / options.turns);
         stage.watch(stage::Phase::Round);
-        let moves = options.moves * (slice + 1) / SLICES - options.moves * slice / SLICES;
+        let moves = options.moves * (turn + 1) / options.turns - options.moves * turn / options.turns;
         moves::round(&stage, moves, &mut round);
         stage.rest();
     }
@@ -146,7 +146,7 @@ mod tests {
     /// With what is measured as it is, `park` loses no warm-up: each leadership arrives warm, and nobody reads cold.
     #[test]
     fn small_run_measures_every_case_for_every_policy() {
-        let options = Options { regions: 3, rows: 100, moves: 8, seconds: 1 };
+        let options = Options { regions: 3, rows: 100, moves: 8, turns: 1, seconds: 1 };
         let figures = run(&options, 1);
         let text = {
             let mut output = Vec::new();

@@ -191,7 +191,8 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             return false;
         }
         let gone_at = self.tombstones.get(&region_id).map(|tombstone| tombstone.epoch.get_conf_ver());
-        if find_peer(target, self.store_id).is_some() {
+        // Who knows of the merge by a snapshot, and has no peer of the target, does not know the target's peers.
+        if !is_initialized(target) || find_peer(target, self.store_id).is_some() {
             return gone_at.is_some_and(|gone_at| gone_at > conf_ver);
         }
         if gone_at.is_none_or(|gone_at| gone_at < conf_ver) {

@@ -212,9 +212,9 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if merged.peers.iter().any(|peer| peer.get_store_id() == asks_from) {
             // As it is now, if that is known here: it may have left the store that asks.
             let target = self.peers.get(&merged.target.get_id()).map(|target| target.region());
-            let is_newer =
-                |target: &&Region| is_epoch_stale(merged.target.get_region_epoch(), target.get_region_epoch());
-            answer.set_merge_target(target.filter(is_newer).unwrap_or(&merged.target).clone());
+            let is_as_new =
+                |target: &&Region| !is_epoch_stale(target.get_region_epoch(), merged.target.get_region_epoch());
+            answer.set_merge_target(target.filter(is_as_new).unwrap_or(&merged.target).clone());
         }
         self.effects.push(Effect::Send(Box::new(answer)));
     }

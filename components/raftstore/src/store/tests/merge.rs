@@ -557,6 +557,36 @@ fn source_is_itself_again_when_who_was_to_absorb_it_is_destroyed_first() {
 }
 
 #[test]
+fn source_stays_where_the_target_has_a_peer_that_is_not_there_yet() {
+    let mut harness = Harness::new(&[1]);
+    harness.elect(1);
+    harness.must_put(1, b"a", b"1");
+    harness.must_put(1, b"m", b"1");
+    add_learner(&mut harness, REGION_ID, new_peer(2, 102));
+    harness.must(1, split(b"h", LOW, 2));
+    harness.region_id = LOW;
+    harness.elect(1);
+    add_learner(&mut harness, LOW, new_peer(3, 203));
+    harness.lost_regions = vec![(REGION_ID, 3)];
+    harness.region_id = REGION_ID;
+    harness.must_change_peer(1, ConfChangeType::AddLearnerNode, new_peer(3, 103));
+    (0..5).for_each(|_| harness.tick());
+    // Store 2 learns of the merge by a snapshot, which does not say who the target's peers were.
+    harness.cut_off = vec![2];
+    must_merge(&mut harness, LOW, REGION_ID);
+    outrun_log(&mut harness, REGION_ID, b'z');
+    harness.cut_off.clear();
+    harness.region_id = REGION_ID;
+    await_copy(&mut harness, 2);
+    // Store 3 asks what has become of the source.
+    (0..100).for_each(|_| harness.tick());
+    assert!(region(&mut harness, 3, LOW).is_some());
+    harness.lost_regions.clear();
+    await_copy(&mut harness, 3);
+    assert_merged(&mut harness, REGION_ID, LOW);
+}
+
+#[test]
 fn source_is_left_alone_when_an_observer_skips_the_merge() {
     let mut harness = start();
     (1..=3).for_each(|id| harness.node(id).recorder.skips_merges.store(true, Ordering::Relaxed));

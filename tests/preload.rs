@@ -1,11 +1,13 @@
 //! Preloading on a running cluster: safe, answered, not lost.
 
+use std::sync::Arc;
+
 use engine_traits::ReadSource;
 use kvproto::raft_serverpb::{ExtraMessageType, RaftMessage};
 use preload_observer::{Config, PinnedRange};
 use raft::eraftpb::ConfChangeType;
 use raftstore::store::new_peer;
-use test_raftstore::{REGION_ID, first_peer_id, wait};
+use test_raftstore::{REGION_ID, Verdict, first_peer_id, wait};
 
 use crate::support::{Preloading, preload_request, put, snapshot_message};
 
@@ -245,7 +247,10 @@ fn transfer_to_a_store_that_never_answers_goes_ahead() {
     preloading.request(&new_peer(1, first_peer_id(1)));
     // The plugin has seen it: it asks, and says so, only when it knows.
     preloading.wait_for_answers(&["warm"]);
-    preloading.cluster.network().add_filter(crate::support::drop_preload_requests_to(2));
+    preloading.cluster.network().add_filter(Arc::new(|message: &mut RaftMessage| {
+        let is_request = message.get_extra_msg().get_type() == ExtraMessageType::MsgPreLoadRegionRequest;
+        if is_request && message.get_to_peer().get_store_id() == 2 { Verdict::Drop } else { Verdict::Pass }
+    }));
     preloading.cluster.must_transfer_leader(REGION_ID, 2);
     wait::until("the request to be over", || preloading.plugin(1).status().in_flight_requests == 0);
 }

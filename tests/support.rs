@@ -217,14 +217,6 @@ pub(crate) fn drop_appends_to(store_id: u64) -> Arc<dyn Filter> {
     })
 }
 
-/// What a store looks like that has no plugin: it is asked and says nothing.
-pub(crate) fn drop_preload_requests_to(store_id: u64) -> Arc<dyn Filter> {
-    Arc::new(move |message: &mut RaftMessage| {
-        let is_request = message.get_extra_msg().get_type() == ExtraMessageType::MsgPreLoadRegionRequest;
-        if is_request && message.get_to_peer().get_store_id() == store_id { Verdict::Drop } else { Verdict::Pass }
-    })
-}
-
 /// A put of one value into the default column family.
 pub(crate) fn put(cluster: &Cluster, key: &[u8], value: &[u8]) {
     cluster.must_write(REGION_ID, vec![requests::put(Cf::Default, key, value)]);

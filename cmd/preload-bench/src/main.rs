@@ -10,6 +10,7 @@
 //! **Must not** judge: a benchmark shows figures and passes no verdict on them. It stops only when what it measured is
 //! not what it says that it measures.
 
+mod cache;
 mod measure;
 mod observer;
 mod report;
@@ -22,6 +23,10 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+
+/// TiKV's allocator: memory is accounted in its sizes, and it says how much it has given out.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[derive(Parser)]
 #[command(version, about = "Measures two sides in one run, and prints each figure with its ratio.")]
@@ -37,7 +42,7 @@ struct Options {
     /// Print one JSON object per figure and line instead of a table.
     #[arg(long, global = true)]
     json: bool,
-    /// How many samples are taken of each side [default: 21 for observer, 5 for raftstore, 1 for transfer].
+    /// How many samples are taken of each side [default: 21 for observer, 5 for raftstore and cache, 1 for transfer].
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: Option<u32>,
 }
@@ -58,6 +63,8 @@ enum Scenario {
     /// Three policies in one run: `none` (nobody is asked), `skip` (TiKV's fix: a request that is too early is skipped, and
     /// nothing is held back) and `park` (the plugin).
     Transfer(transfer::Options),
+    /// What the region cache costs and gains, beside the disk engine with everything hot and beside plain maps.
+    Cache(cache::Options),
     /// The child process of `raftstore`.
     #[command(hide = true)]
     ServeCluster(store::ServeOptions),
@@ -72,7 +79,7 @@ impl Scenario {
             // 21 samples of 20 ms: a median that repeats within a few per cent, in less than a minute.
             Self::Observer => 21,
             // Samples are seconds long, and each restart is one.
-            Self::Raftstore(_) | Self::ServeCluster(_) | Self::ServeSnapshot(_) => 5,
+            Self::Raftstore(_) | Self::Cache(_) | Self::ServeCluster(_) | Self::ServeSnapshot(_) => 5,
             // A run takes minutes, and has hundreds of moves.
             Self::Transfer(_) => 1,
         }
@@ -89,6 +96,7 @@ fn main() -> ExitCode {
         Scenario::Observer => observer::run(runs),
         Scenario::Raftstore(options) => store::run(&options, runs),
         Scenario::Transfer(options) => transfer::run(&options, runs),
+        Scenario::Cache(options) => cache::run(&options, runs),
         Scenario::ServeCluster(options) => {
             store::serve(&options);
             return ExitCode::SUCCESS;

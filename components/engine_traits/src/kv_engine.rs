@@ -95,6 +95,9 @@ impl IterBounds {
     }
 }
 
+/// How often a cursor is moved by one before it is sought. Most of what is skipped is short, and a step is cheap.
+const STEPS_BEFORE_SEEK: usize = 8;
+
 /// A cursor over the keys of one column family in a snapshot, in key order.
 ///
 /// Each positioning method returns whether the cursor is on a key afterwards. A cursor that ran off either end, or was
@@ -108,6 +111,48 @@ pub trait Iterator: Send {
     fn seek_to_last(&mut self) -> Result<bool>;
     fn next(&mut self) -> Result<bool>;
     fn prev(&mut self) -> Result<bool>;
+
+    /// Like [`seek`](Self::seek), for a key that is not before the one that the cursor is on and probably close to it.
+    fn seek_forward(&mut self, key: &[u8]) -> Result<bool> {
+        for _ in 0..STEPS_BEFORE_SEEK {
+            if !self.valid() || self.key() >= key {
+                return Ok(self.valid());
+            }
+            self.next()?;
+        }
+        self.seek(key)
+    }
+
+    /// Goes to the next key that does not begin with the first `len` bytes of the key that the cursor is on.
+    ///
+    /// # Panics
+    /// When the cursor is valid and its key is shorter than `len`.
+    fn skip_prefix(&mut self, len: usize) -> Result<bool> {
+        if !self.valid() {
+            return Ok(false);
+        }
+        let mut prefix = self.key()[..len].to_vec();
+        for _ in 0..STEPS_BEFORE_SEEK {
+            self.next()?;
+            if !self.valid() || !self.key().starts_with(&prefix) {
+                return Ok(self.valid());
+            }
+        }
+        // The next prefix of at most this length is behind all keys that begin with this one.
+        while prefix.pop_if(|byte| *byte == u8::MAX).is_some() {}
+        match prefix.last_mut() {
+            Some(last) => {
+                *last += 1;
+                self.seek(&prefix)
+            }
+            None => {
+                // Nothing is behind, and a cursor that is moved on from the last key is behind it.
+                self.seek_to_last()?;
+                self.next()
+            }
+        }
+    }
+
     fn valid(&self) -> bool;
     /// # Panics
     /// When the cursor is not valid.

@@ -6,18 +6,19 @@
 //! Otherwise the newest record at or before the timestamp decides, where rollbacks and records without a change are
 //! passed over. The value is in the record, or in the default column family under the start timestamp.
 //!
-//! A scan goes through the lock and the write column family side by side, from user key to user key.
+//! A [`Scanner`] goes through the lock and the write column family side by side, from user key to user key, forward or in
+//! reverse. It tells its cursors what it skips ([`Iterator::skip_prefix`], [`Iterator::seek_forward`]): one in memory
+//! goes to the next user key however many versions this one has, one on the disk takes a few steps and then seeks.
 //!
 //! **Invariants.** The same code reads from the disk and from memory, so that a difference between the two is a
-//! difference between what they hold.
+//! difference between what they hold, or in how they skip.
 //!
 //! **Must not** write, nor parse what it need not: keys and records come from disk, each may be corrupt.
 
+use std::{cmp::Ordering, ops::Range};
+
 use engine_traits::{Cf, IterBounds, Iterator, Snapshot};
 use txn_types::{Key, Lock, LockType, TS_LEN, TimeStamp, WriteRef, WriteType};
-
-/// How often a cursor is moved by one before it is sought. Most keys have few versions, and a step is cheap.
-const STEPS_BEFORE_SEEK: usize = 8;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -76,39 +77,182 @@ pub fn scan(
     ts: TimeStamp,
     limit: usize,
 ) -> Result<Vec<(Vec<u8>, MvccGet)>> {
-    let bound = |raw_key: &[u8], open: &[u8]| if raw_key.is_empty() { open.to_vec() } else { data_key(raw_key) };
-    let bounds = IterBounds::new(bound(start, keys::DATA_MIN_KEY), bound(end, keys::DATA_MAX_KEY));
-    let mut locks = snapshot.iter(Cf::Lock, bounds.clone())?;
-    let mut writes = snapshot.iter(Cf::Write, bounds)?;
-    locks.seek_to_first()?;
-    writes.seek_to_first()?;
+    let mut scanner = Scanner::new(snapshot, start, end, ts, ScanOptions::default())?;
     let mut found = Vec::new();
-    while found.len() < limit {
-        // The next user key, of a lock or of a write record.
-        let locked_key = locks.valid().then(|| locks.key().to_vec());
-        let written_key = if writes.valid() { Some(Key::split_on_ts_for(writes.key())?.0.to_vec()) } else { None };
-        let Some(data_key) = [&locked_key, &written_key].into_iter().flatten().min().cloned() else { break };
-
-        let mut row = MvccGet::NotFound;
-        if locked_key.as_ref() == Some(&data_key) {
-            if let Some(lock) = blocking_lock(locks.value(), ts)? {
-                row = MvccGet::Locked(lock);
-            }
-            locks.next()?;
-        }
-        if written_key.as_ref() == Some(&data_key) {
-            if row == MvccGet::NotFound {
-                skip_to(&mut writes, &with_ts(&data_key, ts))?;
-                row = read_version(snapshot, &mut writes, &data_key, ts)?;
-            }
-            skip_versions(&mut writes, &data_key)?;
-        }
-        if row != MvccGet::NotFound {
-            let key = data_key.strip_prefix(keys::DATA_PREFIX_KEY).ok_or(Error::NotDataKey { cf: Cf::Write })?;
-            found.push((Key::from_encoded(key.to_vec()).into_raw()?, row));
-        }
+    while found.len() < limit
+        && let Some(row) = scanner.next()?
+    {
+        let key = Key::from_encoded(row.key.to_vec()).into_raw()?;
+        let found_there = match row.found {
+            Found::Value(value) => MvccGet::Value(value.to_vec()),
+            Found::Locked(lock) => MvccGet::Locked(lock),
+        };
+        found.push((key, found_there));
     }
     Ok(found)
+}
+
+/// How a [`Scanner`] goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScanOptions {
+    /// From the last user key to the first.
+    pub reverse: bool,
+    /// Values are left empty, and those in the default column family are not looked up.
+    pub key_only: bool,
+}
+
+/// A user key that has a value, or is locked.
+#[derive(Debug)]
+pub struct Row<'a> {
+    /// Encoded, without prefix and timestamp.
+    pub key: &'a [u8],
+    pub found: Found<'a>,
+}
+
+#[derive(Debug)]
+pub enum Found<'a> {
+    Value(&'a [u8]),
+    /// See [`MvccGet::Locked`].
+    Locked(Box<Lock>),
+}
+
+/// Goes through the user keys of a snapshot that a reader at one timestamp finds something under. Copies no value.
+pub struct Scanner<'a, S: Snapshot> {
+    snapshot: &'a S,
+    ts: TimeStamp,
+    options: ScanOptions,
+    locks: S::Iter,
+    writes: S::Iter,
+    /// The data key of the current user key, and of one of its versions.
+    data_key: Vec<u8>,
+    version_key: Vec<u8>,
+    /// A value from the default column family.
+    value: Vec<u8>,
+    /// The cursor on the write family is still to leave the current user key: its record may have been returned.
+    is_left: bool,
+}
+
+/// Where the value of a version is.
+enum Version {
+    None,
+    /// In the record that the cursor is on.
+    Short(Range<usize>),
+    Long {
+        start_ts: TimeStamp,
+    },
+}
+
+impl<'a, S: Snapshot> Scanner<'a, S> {
+    /// See [`scan`] for `start` and `end`.
+    ///
+    /// # Errors
+    /// When the engine fails or, in memory, a bound is outside of the region.
+    pub fn new(snapshot: &'a S, start: &[u8], end: &[u8], ts: TimeStamp, options: ScanOptions) -> Result<Self> {
+        let bound = |raw_key: &[u8], open: &[u8]| if raw_key.is_empty() { open.to_vec() } else { data_key(raw_key) };
+        let bounds = IterBounds::new(bound(start, keys::DATA_MIN_KEY), bound(end, keys::DATA_MAX_KEY));
+        let mut locks = snapshot.iter(Cf::Lock, bounds.clone())?;
+        let mut writes = snapshot.iter(Cf::Write, bounds)?;
+        for cursor in [&mut locks, &mut writes] {
+            if options.reverse {
+                cursor.seek_to_last()?
+            } else {
+                cursor.seek_to_first()?
+            };
+        }
+        let (data_key, version_key, value) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { snapshot, ts, options, locks, writes, data_key, version_key, value, is_left: true })
+    }
+
+    /// The next row, in the order of the scan; `None` at the end.
+    ///
+    /// # Errors
+    /// When the engine fails or what it holds is corrupt. The scan is over then.
+    // Not an iterator: a row borrows from the scanner.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<Row<'_>>> {
+        loop {
+            if !std::mem::replace(&mut self.is_left, true) {
+                self.leave_user_key()?;
+            }
+            let is_written = self.writes.valid();
+            if is_written {
+                let (written_key, _) = Key::split_on_ts_for(self.writes.key())?;
+                self.data_key.clear();
+                self.data_key.extend_from_slice(written_key);
+                self.is_left = false;
+            }
+            if self.locks.valid() {
+                let order = if is_written { self.locks.key().cmp(&self.data_key) } else { Ordering::Equal };
+                let is_next = if self.options.reverse { order.is_ge() } else { order.is_le() };
+                if is_next {
+                    if let Some(lock) = self.pass_lock()? {
+                        let found = Found::Locked(lock);
+                        return Ok(Some(Row { key: user_key(&self.data_key)?, found }));
+                    }
+                    if self.is_left {
+                        continue;
+                    }
+                }
+            } else if !is_written {
+                return Ok(None);
+            }
+            let value = match self.find_version()? {
+                Version::None => continue,
+                _ if self.options.key_only => &[],
+                Version::Short(range) => &self.writes.value()[range],
+                Version::Long { start_ts } => {
+                    append_ts(&mut self.version_key, &self.data_key, start_ts);
+                    let value = self.snapshot.get_value(Cf::Default, &self.version_key)?;
+                    self.value = value.ok_or(Error::ValueNotFound { start_ts })?;
+                    self.value.as_slice()
+                }
+            };
+            return Ok(Some(Row { key: user_key(&self.data_key)?, found: Found::Value(value) }));
+        }
+    }
+
+    /// Makes the user key of the next lock the current one and moves on to the lock behind; the lock, if a reader has to
+    /// wait for it.
+    fn pass_lock(&mut self) -> Result<Option<Box<Lock>>> {
+        let locked_key = self.locks.key();
+        if self.is_left || locked_key != self.data_key {
+            // The versions are of a later user key, if there are any.
+            self.is_left = true;
+            self.data_key.clear();
+            self.data_key.extend_from_slice(locked_key);
+        }
+        let lock = blocking_lock(self.locks.value(), self.ts)?;
+        if self.options.reverse {
+            self.locks.prev()?
+        } else {
+            self.locks.next()?
+        };
+        Ok(lock)
+    }
+
+    /// Moves the cursor on the write family, which is on a version of the current user key, to the record that decides.
+    fn find_version(&mut self) -> Result<Version> {
+        if self.options.reverse || self.ts < TimeStamp::max() {
+            append_ts(&mut self.version_key, &self.data_key, self.ts);
+            if self.options.reverse {
+                // It is on the oldest version.
+                self.writes.seek(&self.version_key)?;
+            } else {
+                self.writes.seek_forward(&self.version_key)?;
+            }
+        }
+        deciding_record(&mut self.writes, &self.data_key, self.ts)
+    }
+
+    /// Moves the cursor on the write family, which is or was on a version of the current user key, off it.
+    fn leave_user_key(&mut self) -> Result<()> {
+        if self.options.reverse {
+            self.writes.seek_for_prev(&self.data_key)?;
+        } else if self.writes.valid() && Key::is_user_key_eq(self.writes.key(), &self.data_key) {
+            self.writes.skip_prefix(self.data_key.len())?;
+        }
+        Ok(())
+    }
 }
 
 /// The lock in `bytes` if a reader at `ts` has to wait for it.
@@ -127,8 +271,22 @@ fn read_version(
     data_key: &[u8],
     ts: TimeStamp,
 ) -> Result<MvccGet> {
+    match deciding_record(writes, data_key, ts)? {
+        Version::None => Ok(MvccGet::NotFound),
+        Version::Short(range) => Ok(MvccGet::Value(writes.value()[range].to_vec())),
+        Version::Long { start_ts } => {
+            let value = snapshot.get_value(Cf::Default, &with_ts(data_key, start_ts))?;
+            value.map(MvccGet::Value).ok_or(Error::ValueNotFound { start_ts })
+        }
+    }
+}
+
+/// Moves `writes` forward to the record of `data_key` that decides what a reader at `ts` sees; it is on the newest
+/// record that may, or behind.
+fn deciding_record(writes: &mut impl Iterator, data_key: &[u8], ts: TimeStamp) -> Result<Version> {
     while writes.valid() && Key::is_user_key_eq(writes.key(), data_key) {
-        let record = WriteRef::parse(writes.value())?;
+        let bytes = writes.value();
+        let record = WriteRef::parse(bytes)?;
         match record.write_type {
             WriteType::Rollback | WriteType::Lock => {
                 writes.next()?;
@@ -137,38 +295,19 @@ fn read_version(
             // A transaction has overwritten this version, and garbage collection has dropped that already.
             WriteType::Put if record.gc_fence.is_some_and(|fence| !fence.is_zero() && fence <= ts) => break,
             WriteType::Put => {
-                if let Some(value) = record.short_value {
-                    return Ok(MvccGet::Value(value.to_vec()));
-                }
-                let start_ts = record.start_ts;
-                let value = snapshot.get_value(Cf::Default, &with_ts(data_key, start_ts))?;
-                return value.map(MvccGet::Value).ok_or(Error::ValueNotFound { start_ts });
+                let Some(value) = record.short_value else { return Ok(Version::Long { start_ts: record.start_ts }) };
+                // It is a part of the record.
+                let start = value.as_ptr().addr() - bytes.as_ptr().addr();
+                return Ok(Version::Short(start..start + value.len()));
             }
         }
     }
-    Ok(MvccGet::NotFound)
+    Ok(Version::None)
 }
 
-/// Moves forward to the first key `>= target`.
-fn skip_to(cursor: &mut impl Iterator, target: &[u8]) -> Result<()> {
-    for _ in 0..STEPS_BEFORE_SEEK {
-        if !cursor.valid() || cursor.key() >= target {
-            return Ok(());
-        }
-        cursor.next()?;
-    }
-    cursor.seek(target)?;
-    Ok(())
-}
-
-/// Moves forward to the first record of another user key.
-fn skip_versions(writes: &mut impl Iterator, data_key: &[u8]) -> Result<()> {
-    // Timestamps descend: the one of zero is the last that a version can have.
-    skip_to(writes, &with_ts(data_key, TimeStamp::zero()))?;
-    if writes.valid() && Key::is_user_key_eq(writes.key(), data_key) {
-        writes.next()?;
-    }
-    Ok(())
+/// The encoded user key of a data key.
+fn user_key(data_key: &[u8]) -> Result<&[u8]> {
+    data_key.strip_prefix(keys::DATA_PREFIX_KEY).ok_or(Error::NotDataKey { cf: Cf::Write })
 }
 
 /// The data key of a user key.
@@ -179,6 +318,13 @@ fn data_key(raw_key: &[u8]) -> Vec<u8> {
 /// The data key of the version of a user key that was written at `ts`.
 fn with_ts(data_key: &[u8], ts: TimeStamp) -> Vec<u8> {
     let mut key = Vec::with_capacity(data_key.len() + TS_LEN);
+    append_ts(&mut key, data_key, ts);
+    key
+}
+
+/// Makes `key` the data key of the version of a user key that was written at `ts`.
+fn append_ts(key: &mut Vec<u8>, data_key: &[u8], ts: TimeStamp) {
+    key.clear();
     key.extend_from_slice(data_key);
-    Key::from_encoded(key).append_ts(ts).into_encoded()
+    *key = Key::from_encoded(std::mem::take(key)).append_ts(ts).into_encoded();
 }

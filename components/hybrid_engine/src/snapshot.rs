@@ -47,6 +47,8 @@ impl<E: KvEngine> Snapshot for HybridSnapshot<E> {
 }
 
 /// A cursor of a [`HybridSnapshot`]; `D` is the disk engine's.
+// An allocation for each cursor in memory would cost as much as the seek that it is made for.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub enum HybridIterator<D> {
     Disk(D),
@@ -86,6 +88,14 @@ impl<D: Iterator> Iterator for HybridIterator<D> {
 
     fn prev(&mut self) -> Result<bool> {
         delegate!(self.prev())
+    }
+
+    fn seek_forward(&mut self, key: &[u8]) -> Result<bool> {
+        delegate!(self.seek_forward(key))
+    }
+
+    fn skip_prefix(&mut self, len: usize) -> Result<bool> {
+        delegate!(self.skip_prefix(len))
     }
 
     fn valid(&self) -> bool {

@@ -1,16 +1,18 @@
 //! The data of one incarnation of a region.
 //!
-//! **Owns** a cached region's data, its buffer while it is loading, the charge for both, and who may change them.
+//! **Owns** a cached region's data, its buffer while it is loading, and who may change them.
 //!
-//! **How it works.** The data is an immutable version behind a pointer. A writer holds the `writer` lock, makes the next
-//! version out of the current one and swaps the pointer; a reader takes the current version and keeps it. While the
-//! region is loading, writes go to a buffer instead; it belongs to this incarnation and dies with it.
+//! **How it works.** The data is a version behind a pointer: three families and the number of the last batch. A writer
+//! holds the `writer` lock, appends a batch to the leaves, where no reader sees it yet, and swaps the pointer to a version
+//! with the next number; a reader takes the current version and keeps it. While the region is loading, writes go to a
+//! buffer instead; it belongs to this incarnation and dies with it.
 //!
 //! Evicting a region drops references. When the last one is dropped, what remains is sent to housekeeping, so that
 //! neither an apply thread nor a reader pays for freeing it, and no callback runs under a lock.
 //!
-//! **Invariants.** `charge` is what the current version and the buffer are accounted with. Once `Retired`, a region is
-//! not in the cache and is never written to again.
+//! **Invariants.** A batch that has failed is never seen: its region is evicted. Whatever holds data holds the charge for
+//! it, also when nobody but an old snapshot refers to it. Once `Retired`, a region is not in the cache and is never
+//! written to again.
 //!
 //! **Must not** know the state of the region: that is the region table's.
 
@@ -22,54 +24,20 @@ use std::{
     },
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use crossbeam_channel::Sender;
-use engine_traits::{CacheRegion, Cf, Mutation, OnEvictFinishedCallback, WriteBatch};
+use engine_traits::{CacheRegion, Mutation, OnEvictFinishedCallback, WriteBatch};
 use parking_lot::Mutex;
 
 use crate::{
     housekeeping::Chore,
     memory::{Charge, OverCapacity},
+    region_data::RegionData,
     region_table::Incarnation,
-    sorted_map::SortedMap,
 };
 
 /// What a mutation in a buffer is accounted with besides its key and value: its record in the batch.
 const BUFFERED_OVERHEAD_BYTES: usize = 48;
-
-/// One version of a region's data: a map per column family, in the order of [`Cf::DATA`].
-#[derive(Clone, Debug, Default)]
-pub(crate) struct RegionData {
-    pub(crate) maps: [SortedMap; Cf::DATA.len()],
-}
-
-impl RegionData {
-    /// `None` for a column family that is not cached.
-    pub(crate) fn map(&self, cf: Cf) -> Option<&SortedMap> {
-        self.maps.get(cf.index())
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.maps.iter().map(SortedMap::bytes).sum()
-    }
-
-    pub(crate) fn window(&self, region: &CacheRegion) -> Self {
-        Self { maps: self.maps.each_ref().map(|map| map.window(&region.start, &region.end)) }
-    }
-
-    /// Deletions of ranges have no effect: regions that overlap one are evicted.
-    pub(crate) fn apply<'a>(&mut self, mutations: impl IntoIterator<Item = Mutation<'a>>) {
-        for mutation in mutations {
-            let (Mutation::Put { cf, .. } | Mutation::Delete { cf, .. } | Mutation::DeleteRange { cf, .. }) = mutation;
-            let Some(map) = self.maps.get_mut(cf.index()) else { continue };
-            match mutation {
-                Mutation::Put { key, value, .. } => map.put(key, value),
-                Mutation::Delete { key, .. } => map.delete(key),
-                Mutation::DeleteRange { .. } => {}
-            }
-        }
-    }
-}
 
 /// What a write to a region does.
 pub(crate) enum Writer {
@@ -86,10 +54,14 @@ pub(crate) struct CachedRegion {
     pub(crate) incarnation: Incarnation,
     pub(crate) region: CacheRegion,
     pub(crate) writer: Mutex<Writer>,
-    data: ArcSwap<RegionData>,
-    pub(crate) charge: Charge,
-    /// When the region was last read, as a number of reads that the engine has served.
-    last_read: AtomicU64,
+    /// `None` until the region is loaded.
+    data: ArcSwapOption<RegionData>,
+    /// For the buffer.
+    charge: Charge,
+    /// Reads of this region; older ones count less.
+    recent_reads: AtomicU64,
+    /// When the region became active, as a number of reads that the engine has served.
+    active_since: AtomicU64,
     housekeeping: Sender<Chore>,
 }
 
@@ -105,62 +77,104 @@ impl CachedRegion {
             incarnation,
             region,
             writer: Mutex::new(Writer::Buffering(WriteBatch::new())),
-            data: ArcSwap::default(),
+            data: ArcSwapOption::empty(),
             charge,
-            last_read: AtomicU64::new(0),
+            recent_reads: AtomicU64::new(0),
+            active_since: AtomicU64::new(0),
             housekeeping,
         }
     }
 
-    pub(crate) fn data(&self) -> Arc<RegionData> {
+    pub(crate) fn data(&self) -> Option<Arc<RegionData>> {
         self.data.load_full()
     }
 
-    pub(crate) fn last_read(&self) -> u64 {
-        self.last_read.load(Ordering::Relaxed)
+    /// What the region is accounted with; what another region shares with it since a split counts for both.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.charge.bytes() + self.data.load().as_ref().map_or(0, |data| data.bytes())
     }
 
-    pub(crate) fn touch(&self, read: u64) {
-        self.last_read.fetch_max(read, Ordering::Relaxed);
+    pub(crate) fn recent_reads(&self) -> u64 {
+        self.recent_reads.load(Ordering::Relaxed)
     }
 
-    /// Applies the mutations atomically. `writer` is the guarded content of this region's own lock.
+    pub(crate) fn count_read(&self) {
+        self.recent_reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// From now on, the reads so far count half. A read that is counted at the same moment may be lost.
+    pub(crate) fn halve_reads(&self) {
+        self.recent_reads.store(self.recent_reads() / 2, Ordering::Relaxed);
+    }
+
+    pub(crate) fn active_since(&self) -> u64 {
+        self.active_since.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_active_since(&self, read: u64) {
+        self.active_since.store(read, Ordering::Relaxed);
+    }
+
+    /// Applies the mutations atomically, and may drop versions below `safe_point`. `writer` is the guarded content of this
+    /// region's own lock.
     ///
     /// # Errors
-    /// When there is no memory for them; nothing is applied then, so the region must be evicted.
-    pub(crate) fn write(&self, writer: &mut Writer, mutations: &[Mutation<'_>]) -> Result<(), OverCapacity> {
+    /// When there is no memory for them; nothing is visible then, and the region must be evicted.
+    pub(crate) fn write(
+        &self,
+        writer: &mut Writer,
+        mutations: &[Mutation<'_>],
+        safe_point: u64,
+    ) -> Result<(), OverCapacity> {
         match writer {
             Writer::Buffering(buffer) => {
                 self.charge.grow(mutations.iter().map(buffered_bytes).sum())?;
                 mutations.iter().for_each(|mutation| push(buffer, mutation));
             }
-            Writer::Applying => {
-                let mut data = RegionData::clone(&self.data.load());
-                data.apply(mutations.iter().copied());
-                self.charge.resize(data.bytes())?;
-                self.data.store(Arc::new(data));
-            }
+            Writer::Applying => self.change(|data| data.apply(mutations.iter().copied(), safe_point))?,
             Writer::Retired => debug_assert!(false, "a region that was split is not written to"),
         }
         Ok(())
     }
 
-    /// Makes `loaded` the region's data, with the buffered writes on top. The charge must include `loaded` already.
+    /// Makes `loaded` the region's data, with the buffered writes on top.
     ///
     /// # Errors
     /// When there is no memory for the result; the region must be evicted then.
-    pub(crate) fn install(&self, writer: &mut Writer, mut loaded: RegionData) -> Result<(), OverCapacity> {
+    pub(crate) fn install(
+        &self,
+        writer: &mut Writer,
+        mut loaded: RegionData,
+        safe_point: u64,
+    ) -> Result<(), OverCapacity> {
         if let Writer::Buffering(buffer) = writer {
-            loaded.apply(buffer.iter());
-            self.charge.resize(loaded.bytes())?;
-            self.data.store(Arc::new(loaded));
+            loaded.apply(buffer.iter(), safe_point)?;
+            self.data.store(Some(Arc::new(loaded)));
             *writer = Writer::Applying;
+            drop(self.charge.take());
         }
         Ok(())
     }
 
+    /// Makes the next version by `change`. The caller holds the writer's lock.
+    ///
+    /// # Errors
+    /// Those of `change`; there is no next version then.
+    pub(crate) fn change(
+        &self,
+        change: impl FnOnce(&mut RegionData) -> Result<(), OverCapacity>,
+    ) -> Result<(), OverCapacity> {
+        let Some(mut data) = self.data.load().as_ref().map(|data| RegionData::clone(data)) else { return Ok(()) };
+        change(&mut data)?;
+        self.data.store(Some(Arc::new(data)));
+        Ok(())
+    }
+
     /// Moves what of this region lies in `piece` to it, a region of its own that nobody writes to yet.
-    pub(crate) fn give_to_piece(&self, writer: &Writer, piece: &CachedRegion) {
+    ///
+    /// # Errors
+    /// When there is no memory for what the pieces do not share; the piece must be evicted then.
+    pub(crate) fn give_to_piece(&self, writer: &Writer, piece: &CachedRegion) -> Result<(), OverCapacity> {
         match writer {
             Writer::Buffering(buffer) => {
                 let mut part = WriteBatch::new();
@@ -174,21 +188,23 @@ impl CachedRegion {
                 *piece.writer.lock() = Writer::Buffering(part);
             }
             Writer::Applying => {
-                let part = self.data.load().window(&piece.region);
-                self.charge.transfer(&piece.charge, part.bytes());
-                piece.data.store(Arc::new(part));
+                if let Some(data) = self.data() {
+                    piece.data.store(Some(Arc::new(data.window(&piece.region)?)));
+                }
                 *piece.writer.lock() = Writer::Applying;
             }
             Writer::Retired => {}
         }
-        piece.touch(self.last_read());
+        piece.recent_reads.store(self.recent_reads(), Ordering::Relaxed);
+        piece.set_active_since(self.active_since());
+        Ok(())
     }
 }
 
 impl Drop for CachedRegion {
     fn drop(&mut self) {
         let remains =
-            Remains { incarnation: self.incarnation, data: self.data.swap(Arc::default()), charge: self.charge.take() };
+            Remains { incarnation: self.incarnation, _data: self.data.swap(None), _charge: self.charge.take() };
         // Fails only when the engine itself is being dropped; the remains are dropped here then.
         let _ = self.housekeeping.send(Chore::Bury(remains));
     }
@@ -207,9 +223,8 @@ impl fmt::Debug for CachedRegion {
 /// What is left of a region when nobody refers to it any more.
 pub(crate) struct Remains {
     pub(crate) incarnation: Incarnation,
-    /// Dropped before the charge: memory is free before it is given out again.
-    pub(crate) data: Arc<RegionData>,
-    pub(crate) charge: Charge,
+    _data: Option<Arc<RegionData>>,
+    _charge: Charge,
 }
 
 /// Calls an eviction's callback when it is dropped. Held for each region that the eviction waits for.

@@ -9,8 +9,10 @@
 //!
 //! **Must not** repair what is wrong: an inconsistent section is refused with the keys and the values.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
-use tikv_util::config::ReadableSize;
+use tikv_util::config::{ReadableDuration, ReadableSize};
 
 /// Large enough for a dozen regions of TiKV's default size at their hottest part, small enough that a node on a laptop
 /// does not notice. A production store sets it to what its block cache can spare.
@@ -26,8 +28,19 @@ const LOAD_THREADS_MAX: usize = 64;
 /// The space between the threshold and the capacity takes the writes that come in while regions are being evicted.
 const DEFAULT_EVICT_THRESHOLD_PERCENT: u64 = 90;
 
-/// Below the evict threshold, so that a load does not immediately push another region out.
+/// Below the evict threshold, so that a load does not push another region out, and so that a region that was evicted is
+/// not loaded again in the place of the next one: no load is started until a tenth of the capacity has become free.
 const DEFAULT_STOP_LOAD_THRESHOLD_PERCENT: u64 = 80;
+
+/// As in TiKV. Garbage is also left out whenever writes have a leaf built anew, so this is for regions that nobody
+/// writes to.
+const DEFAULT_GC_RUN_INTERVAL: ReadableDuration = ReadableDuration::secs(180);
+
+/// More often, and the search for garbage is what the processor does.
+const GC_RUN_INTERVAL_MIN: ReadableDuration = ReadableDuration::millis(100);
+
+/// Less than this does not even bring in one step of a load per second.
+const LOAD_RATE_LIMIT_MIN: ReadableSize = ReadableSize::kb(64);
 
 /// The section `[in-memory-engine]`. None of the keys can be changed online.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,15 +50,20 @@ pub struct RegionCacheEngineConfig {
     pub enabled: bool,
     /// Hard limit on what cached regions are accounted with, greater than 0.
     pub capacity: ReadableSize,
-    /// Above this, the least recently read regions are evicted. At most `capacity`; default 90 % of it.
+    /// Above this, the regions with the fewest recent reads per byte are evicted. At most `capacity`; default 90 % of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evict_threshold: Option<ReadableSize>,
-    /// Above this, no load is started. At most `evict-threshold`; default 80 % of `capacity`, or `evict-threshold` if
+    /// Above this, no load is started; one that is running goes on up to `evict-threshold`. At most `evict-threshold`; default 80 % of `capacity`, or `evict-threshold` if
     /// that is lower.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_load_threshold: Option<ReadableSize>,
     /// Regions that are loaded at the same time, 1 to 64.
     pub load_threads: usize,
+    /// How many bytes per second each load thread reads from the disk, at least 64KiB; default unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_rate_limit: Option<ReadableSize>,
+    /// How often versions below the safe point are looked for, at least 100ms.
+    pub gc_run_interval: ReadableDuration,
 }
 
 impl Default for RegionCacheEngineConfig {
@@ -56,6 +74,8 @@ impl Default for RegionCacheEngineConfig {
             evict_threshold: None,
             stop_load_threshold: None,
             load_threads: DEFAULT_LOAD_THREADS,
+            load_rate_limit: None,
+            gc_run_interval: DEFAULT_GC_RUN_INTERVAL,
         }
     }
 }
@@ -67,12 +87,17 @@ pub struct Limits {
     pub evict_threshold_bytes: usize,
     pub stop_load_threshold_bytes: usize,
     pub load_threads: usize,
+    /// Per thread and second.
+    pub load_rate_limit_bytes: Option<usize>,
+    pub gc_run_interval: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     #[error("in-memory-engine.{key} = {value} is not within {min}..={max}")]
     OutOfRange { key: &'static str, value: String, min: String, max: String },
+    #[error("in-memory-engine.{key} = {value} is less than {min}")]
+    TooSmall { key: &'static str, value: String, min: String },
     #[error("in-memory-engine.{key} = {value} is greater than in-memory-engine.{limit_key} = {limit}")]
     AboveLimit { key: &'static str, value: ReadableSize, limit_key: &'static str, limit: ReadableSize },
 }
@@ -98,8 +123,30 @@ impl RegionCacheEngineConfig {
                 max: LOAD_THREADS_MAX.to_string(),
             });
         }
-        let load_threads = self.load_threads;
-        Ok(Limits { capacity_bytes, evict_threshold_bytes, stop_load_threshold_bytes, load_threads })
+        let load_rate_limit_bytes =
+            self.load_rate_limit.map(|limit| checked_size("load-rate-limit", limit)).transpose()?;
+        if let Some(limit) = self.load_rate_limit.filter(|limit| *limit < LOAD_RATE_LIMIT_MIN) {
+            return Err(ConfigError::TooSmall {
+                key: "load-rate-limit",
+                value: limit.to_string(),
+                min: LOAD_RATE_LIMIT_MIN.to_string(),
+            });
+        }
+        if self.gc_run_interval < GC_RUN_INTERVAL_MIN {
+            return Err(ConfigError::TooSmall {
+                key: "gc-run-interval",
+                value: self.gc_run_interval.to_string(),
+                min: GC_RUN_INTERVAL_MIN.to_string(),
+            });
+        }
+        Ok(Limits {
+            capacity_bytes,
+            evict_threshold_bytes,
+            stop_load_threshold_bytes,
+            load_threads: self.load_threads,
+            load_rate_limit_bytes,
+            gc_run_interval: self.gc_run_interval.0,
+        })
     }
 }
 
@@ -177,6 +224,14 @@ mod tests {
         assert_eq!(
             error(RegionCacheEngineConfig { load_threads: 0, ..valid.clone() }),
             "in-memory-engine.load-threads = 0 is not within 1..=64"
+        );
+        assert_eq!(
+            error(RegionCacheEngineConfig { load_rate_limit: Some(ReadableSize::kb(63)), ..valid.clone() }),
+            "in-memory-engine.load-rate-limit = 63KiB is less than 64KiB"
+        );
+        assert_eq!(
+            error(RegionCacheEngineConfig { gc_run_interval: ReadableDuration::millis(99), ..valid.clone() }),
+            "in-memory-engine.gc-run-interval = 99ms is less than 100ms"
         );
         for capacity in [ReadableSize(0), ReadableSize(u64::MAX)] {
             let message = error(RegionCacheEngineConfig { capacity, ..valid.clone() });

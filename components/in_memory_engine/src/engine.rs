@@ -66,8 +66,10 @@ pub(crate) struct Core {
     pub(crate) view: ArcSwap<View>,
     /// Only grows.
     safe_point: AtomicU64,
-    /// Reads served so far: the clock by which the least recently read region is found.
+    /// Reads served so far: the clock by which reads become old.
     pub(crate) reads: AtomicU64,
+    /// When the regions' reads were last halved, by that clock.
+    pub(crate) decayed_at: AtomicU64,
     pub(crate) loads: (Sender<LoadAttempt>, Receiver<LoadAttempt>),
     pub(crate) chores: (Sender<Chore>, Receiver<Chore>),
     /// Whether a chore to reclaim memory is queued.
@@ -189,6 +191,7 @@ impl RegionCacheEngine {
             view: ArcSwap::default(),
             safe_point: AtomicU64::new(0),
             reads: AtomicU64::new(0),
+            decayed_at: AtomicU64::new(0),
             loads: unbounded(),
             chores: unbounded(),
             reclaim_queued: AtomicBool::new(false),
@@ -303,15 +306,20 @@ impl RegionCacheEngine {
                 SplitDecision::Followed { source: _, pieces, replaced } => {
                     let outdated = core.follow_eviction(&mut topology, &replaced, EvictReason::AutoEvict);
                     let split = topology.retire(region.incarnation);
+                    let mut too_large = Vec::new();
                     for (incarnation, piece) in pieces {
                         let piece = core.new_region(incarnation, piece);
-                        region.give_to_piece(&writer, &piece);
+                        if region.give_to_piece(&writer, &piece).is_err() {
+                            too_large.push(incarnation);
+                        }
                         topology.admit(piece);
                     }
                     *writer = Writer::Retired;
+                    too_large.retain(|incarnation| topology.table.evict(*incarnation));
+                    let evicted = core.follow_eviction(&mut topology, &too_large, EvictReason::MemoryLimitReached);
                     core.publish(&topology);
                     drop(topology);
-                    drop((outdated, split));
+                    drop((outdated, split, evicted));
                     info!("cached region is split"; "source" => %source, "pieces" => new_regions.len());
                 }
             }
@@ -382,7 +390,7 @@ impl Core {
         for region in &evicted {
             METRICS.evictions(reason).inc();
             info!("region is evicted"; "region_id" => region.region.id, "version" => region.region.epoch_version,
-                "reason" => ?reason, "memory_bytes" => region.charge.bytes());
+                "reason" => ?reason, "memory_bytes" => region.memory_bytes());
         }
         evicted
     }
@@ -403,7 +411,7 @@ impl Core {
 }
 
 fn status(state: RegionState, region: &CachedRegion) -> RegionStatus {
-    RegionStatus { region: region.region.clone(), state, memory_bytes: region.charge.bytes() }
+    RegionStatus { region: region.region.clone(), state, memory_bytes: region.memory_bytes() }
 }
 
 impl RegionCacheEngineExt for RegionCacheEngine {

@@ -1,22 +1,35 @@
 //! What the cache does behind the backs of writers and readers.
 //!
-//! **Owns** freeing evicted regions and keeping the memory below the evict threshold.
+//! **Owns** freeing evicted regions, keeping the memory below the evict threshold, and collecting garbage.
 //!
 //! **How it works.** Chores are queued by whoever notices them. Someone calls
 //! [`housekeep`](RegionCacheEngine::housekeep): a thread of [`CacheWorkers`](crate::CacheWorkers), or a simulation.
 //! First all remains of evicted regions are freed; then, if memory is still above the threshold, regions are evicted,
-//! the least recently read first.
+//! those with the fewest recent reads per byte first. Every [`HALF_LIFE_READS`] reads of the cache count half from then
+//! on; a region that became active within these goes last, as it has not had a chance to be read.
 //!
-//! **Invariants.** Callbacks run without any lock held. A region that is loading is not evicted for memory here: it
-//! has not had a chance to be read.
+//! Regions that are evicted do not come back at once: loads start below the stop-load threshold only, and stop at the
+//! evict threshold, so that a load never pushes a region out. What is evicted makes room for writes.
+//!
+//! [`collect_garbage`](RegionCacheEngine::collect_garbage) folds the leaves of active regions that hold something to
+//! drop, one at a time, so that a writer waits for one leaf at most.
+//!
+//! **Invariants.** Callbacks run without any lock held. A region that is loading is not evicted for memory here.
 //!
 //! **Must not** wait for readers: a region that a snapshot holds stays accounted, and counts as already evicted.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use engine_traits::EvictReason;
 
-use crate::{RegionCacheEngine, RegionState, cached_region::Remains};
+use crate::{
+    RegionCacheEngine, RegionState,
+    cached_region::{CachedRegion, Remains, Writer},
+};
+
+/// After so many reads of the cache they count half. Enough to tell a region that is read from one that is not, few
+/// enough that what was hot a while ago is not any more.
+const HALF_LIFE_READS: u64 = 10_000;
 
 pub(crate) enum Chore {
     /// Free an evicted region.
@@ -44,7 +57,7 @@ impl RegionCacheEngine {
             next = self.core.chores.1.try_recv().ok();
             if next.is_none() && std::mem::take(&mut reclaim) {
                 self.core.reclaim_queued.store(false, Ordering::Relaxed);
-                self.evict_least_recently_read();
+                self.evict_least_read();
                 // What was just evicted, unless somebody reads it.
                 next = self.core.chores.1.try_recv().ok();
             }
@@ -52,9 +65,9 @@ impl RegionCacheEngine {
     }
 
     fn bury(&self, remains: Remains) {
-        let Remains { incarnation, data, charge } = remains;
-        drop(data);
-        drop(charge);
+        let incarnation = remains.incarnation;
+        // Memory is free before anybody is told.
+        drop(remains);
         let on_evict_finished = self.core.forget(incarnation);
         // The callbacks that have waited for nothing else run here.
         drop(on_evict_finished);
@@ -71,26 +84,74 @@ impl RegionCacheEngine {
         }
     }
 
-    fn evict_least_recently_read(&self) {
-        let topology = self.core.topology.lock();
-        let leaving_bytes: usize = topology.evicting().map(|region| region.charge.bytes()).sum();
-        let kept_bytes = self.core.budget.used_bytes().saturating_sub(leaving_bytes);
-        let mut excess_bytes = kept_bytes.saturating_sub(self.core.limits.evict_threshold_bytes);
-        let mut active: Vec<_> = topology
+    fn evict_least_read(&self) {
+        let core = &self.core;
+        let topology = core.topology.lock();
+        let leaving_bytes: usize = topology.evicting().map(|region| region.memory_bytes()).sum();
+        let kept_bytes = core.budget.used_bytes().saturating_sub(leaving_bytes);
+        let mut excess_bytes = kept_bytes.saturating_sub(core.limits.evict_threshold_bytes);
+        let active: Vec<_> = topology
             .live()
             .filter(|(state, _)| **state == RegionState::Active)
-            .map(|(_, region)| (region.last_read(), region.charge.bytes(), region.incarnation))
+            .map(|(_, region)| region.clone())
             .collect();
         drop(topology);
-        active.sort_unstable();
+
+        let reads = core.reads.load(Ordering::Relaxed);
+        let decayed_at = core.decayed_at.load(Ordering::Relaxed);
+        if reads >= decayed_at + HALF_LIFE_READS {
+            core.decayed_at.store(reads, Ordering::Relaxed);
+            active.iter().for_each(|region| region.halve_reads());
+        }
+        let mut candidates: Vec<_> = active
+            .into_iter()
+            .map(|region| {
+                let bytes = region.memory_bytes();
+                let is_new = region.active_since() + HALF_LIFE_READS > reads;
+                // Reads per MiB: integers, so that equal regions are equal.
+                let worth = u128::from(region.recent_reads()) * (1 << 20) / bytes.max(1) as u128;
+                ((is_new, worth, region.incarnation), bytes)
+            })
+            .collect();
+        candidates.sort_unstable();
         let mut victims = Vec::new();
-        for (_, bytes, incarnation) in active {
+        for ((_, _, incarnation), bytes) in candidates {
             if excess_bytes == 0 {
                 break;
             }
             excess_bytes = excess_bytes.saturating_sub(bytes);
             victims.push(incarnation);
         }
-        self.core.evict(&victims, EvictReason::MemoryLimitReached);
+        core.evict(&victims, EvictReason::MemoryLimitReached);
+    }
+
+    /// Drops the versions of active regions that only readers below the safe point see, and folds in what was written.
+    /// Done for one region after another; a region that has no room for it is evicted.
+    pub fn collect_garbage(&self) {
+        let active: Vec<_> = {
+            let topology = self.core.topology.lock();
+            let active = topology.live().filter(|(state, _)| **state == RegionState::Active);
+            active.map(|(_, region)| region.clone()).collect()
+        };
+        for region in active {
+            self.collect_garbage_of(&region);
+        }
+    }
+
+    fn collect_garbage_of(&self, region: &Arc<CachedRegion>) {
+        let safe_point = self.safe_point();
+        let Some(data) = region.data() else { return };
+        for (cf, key) in data.leaves_to_fold(safe_point) {
+            let writer = region.writer.lock();
+            // Not so any more if it was split.
+            if !matches!(*writer, Writer::Applying) {
+                return;
+            }
+            if region.change(|data| data.fold(cf, &key, safe_point)).is_err() {
+                // Still under the lock: the next write would show what this has half done.
+                self.core.evict(&[region.incarnation], EvictReason::MemoryLimitReached);
+                return;
+            }
+        }
     }
 }

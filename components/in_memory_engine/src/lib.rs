@@ -4,8 +4,9 @@
 //!
 //! **How it works.** A region is loaded from a snapshot of the disk ([`LoadJob`]) while writes to it are buffered, then
 //! serves [snapshots](RegionCacheEngine::snapshot) until it is evicted. Each region has data of its own: evicting it drops
-//! a reference. Readers share immutable versions of it and wait for nobody. Splits are followed, anything that changes
-//! the disk behind the cache evicts. The decisions are in [`RegionTable`], which knows neither data nor threads.
+//! a reference. Its data is a list of leaves, each an immutable block and the changes since; readers share them and wait
+//! for nobody. Splits are followed, anything that changes the disk behind the cache evicts. The decisions are in
+//! [`RegionTable`], which knows neither data nor threads.
 //!
 //! **Invariants.**
 //! - What an active region returns equals what the disk engine returns at the same moment; or the cache says why it
@@ -14,26 +15,36 @@
 //! - No event from raftstore, in whatever order, makes the cache panic (except for [`load_region`] of a region without
 //!   peers, which is TiKV's behavior).
 //!
-//! **Must not** know of MVCC, transactions or Raft; nor do I/O anywhere but on its load threads.
+//! **Must not** know of transactions or Raft, nor of MVCC but for what is garbage; nor do I/O anywhere but on its load
+//! threads.
 //!
 //! [`load_region`]: engine_traits::RegionCacheEngineExt::load_region
 
+mod block;
 mod cached_region;
 mod config;
+mod cursor;
+mod delta;
+mod directory;
 mod engine;
+mod family;
+mod garbage;
 mod housekeeping;
+mod leaf;
 mod load;
 mod memory;
 mod metrics;
+mod prefetch;
+mod region_data;
 mod region_table;
 mod snapshot;
-mod sorted_map;
 mod workers;
 mod write;
 
 pub use config::{ConfigError, Limits, RegionCacheEngineConfig};
+pub use cursor::RegionCacheIterator;
 pub use engine::{RegionCacheEngine, RegionStatus};
-pub use load::{LoadJob, LoadOutcome, LoadProgress};
+pub use load::{LoadJob, LoadOutcome, LoadProgress, Loaded};
 pub use region_table::{Incarnation, LiveRegion, LoadAttempt, LoadDecision, RegionState, RegionTable, SplitDecision};
-pub use snapshot::{RegionCacheIterator, RegionCacheSnapshot};
+pub use snapshot::RegionCacheSnapshot;
 pub use workers::CacheWorkers;

@@ -10,7 +10,8 @@
 //! 3. *Activate*: each region gets its part of what was scanned, with its buffer on top, under its writer lock.
 //!
 //! **Invariants.** Of the regions that it has not made active, an attempt that fails or is cancelled leaves nothing:
-//! neither a region in the table, nor memory, nor buffered writes. A region that was evicted during the load does not become active.
+//! neither a region in the table, nor memory, nor buffered writes. A region that was evicted during
+//! the load does not become active. A load pushes no other region out: it fails at the evict threshold.
 //!
 //! **Must not** start threads: a [`LoadJob`] is driven by a thread of [`CacheWorkers`](crate::CacheWorkers), or step by
 //! step by a simulation.
@@ -23,10 +24,11 @@ use tikv_util::{info, warn};
 
 use crate::{
     LoadAttempt, RegionCacheEngine, RegionState,
-    cached_region::{CachedRegion, RegionData, Writer},
-    memory::Charge,
+    block::BlockBuilder,
+    cached_region::{CachedRegion, Writer},
+    memory::OverCapacity,
     metrics::METRICS,
-    sorted_map::{Builder, entry_bytes},
+    region_data::{RegionData, block_builders},
 };
 
 /// How a load attempt ended.
@@ -48,20 +50,35 @@ pub enum LoadProgress {
     Done(LoadOutcome),
 }
 
+/// What a load has read of the disk so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    pub entries: usize,
+    /// Of keys and values.
+    pub bytes: usize,
+}
+
 /// A load attempt after its cut, over a snapshot `S` of the disk. Dropping it before it is done fails the attempt.
-pub struct LoadJob<S> {
+pub struct LoadJob<S: Snapshot> {
     cache: RegionCacheEngine,
     attempt: LoadAttempt,
     disk: S,
+    /// What is being scanned; `None` before the first entry and behind the last one of a range.
+    scan: Option<Scan<S::Iter>>,
     /// What was scanned, per family in the order of [`Cf::DATA`].
-    scanned: [Builder; Cf::DATA.len()],
-    /// For what was scanned.
-    charge: Charge,
+    scanned: [BlockBuilder; Cf::DATA.len()],
     /// Index in [`Cf::DATA`] of the family that is being scanned.
     family: usize,
     /// Where the scan of the family goes on.
     position: Vec<u8>,
+    loaded: Loaded,
     outcome: Option<LoadOutcome>,
+}
+
+/// A cursor on the next entry to load, within a range with this end.
+struct Scan<I> {
+    cursor: I,
+    end: Vec<u8>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +86,7 @@ enum LoadError {
     #[error("the disk could not be read")]
     Disk(#[from] engine_traits::Error),
     #[error("the cache has no memory left for the region")]
-    OverCapacity,
+    OverCapacity(#[from] OverCapacity),
     #[cfg(feature = "failpoints")]
     #[error("the load was made to fail by a failpoint")]
     FailPoint,
@@ -112,10 +129,11 @@ impl RegionCacheEngine {
             cache: self.clone(),
             attempt,
             disk,
-            scanned: Default::default(),
-            charge: Charge::new(core.budget.clone()),
+            scan: None,
+            scanned: block_builders(&core.budget),
             family: 0,
             position: Vec::new(),
+            loaded: Loaded::default(),
             outcome: None,
         })
     }
@@ -127,6 +145,11 @@ impl RegionCacheEngine {
 }
 
 impl<S: Snapshot> LoadJob<S> {
+    /// How far the load is.
+    pub fn loaded(&self) -> Loaded {
+        self.loaded
+    }
+
     /// Scans up to `entries_max` entries, or activates the regions when all is scanned. Done is done: further calls
     /// change nothing.
     pub fn step(&mut self, entries_max: usize) -> LoadProgress {
@@ -168,24 +191,46 @@ impl<S: Snapshot> LoadJob<S> {
 
     /// Scans up to `entries_max` entries (but at least one) of `start <= key < end`, and leaves `position` behind them.
     fn scan_chunk(&mut self, cf: Cf, start: Vec<u8>, end: Vec<u8>, entries_max: usize) -> Result<(), LoadError> {
-        let mut cursor = self.disk.iter(cf, IterBounds::new(start, end.clone()))?;
+        // One cursor goes through a whole range, unless that has become another one since.
+        let mut scan = match self.scan.take().filter(|scan| scan.cursor.key() == start && scan.end == end) {
+            Some(scan) => scan,
+            None => {
+                let mut cursor = self.disk.iter(cf, IterBounds::new(start, end.clone()))?;
+                cursor.seek_to_first()?;
+                Scan { cursor, end }
+            }
+        };
         let builder = &mut self.scanned[self.family];
-        let mut valid = cursor.seek_to_first()?;
         for _ in 0..entries_max.max(1) {
-            if !valid {
+            if !scan.cursor.valid() {
                 break;
             }
-            let (key, value) = (cursor.key(), cursor.value());
-            self.charge.grow(entry_bytes(key, value)).map_err(|_| LoadError::OverCapacity)?;
-            builder.push(key, value);
-            valid = cursor.next()?;
+            let (key, value) = (scan.cursor.key(), scan.cursor.value());
+            builder.push(key, value)?;
+            self.loaded.entries += 1;
+            self.loaded.bytes += key.len() + value.len();
+            scan.cursor.next()?;
         }
-        self.position = if valid { cursor.key().to_vec() } else { end };
+        // A load does not push others out.
+        let core = &self.cache.core;
+        if core.budget.used_bytes() > core.limits.evict_threshold_bytes {
+            return Err(LoadError::OverCapacity(OverCapacity));
+        }
+        if scan.cursor.valid() {
+            self.position.clear();
+            self.position.extend_from_slice(scan.cursor.key());
+            self.scan = Some(scan);
+        } else {
+            self.position = scan.end;
+        }
         Ok(())
     }
 
     fn activate(&mut self) -> Result<LoadOutcome, LoadError> {
-        let scanned = RegionData { maps: std::mem::take(&mut self.scanned).map(Builder::finish) };
+        let core = &self.cache.core;
+        let [default, lock, write] = std::mem::replace(&mut self.scanned, block_builders(&core.budget));
+        let blocks = [default.finish()?, lock.finish()?, write.finish()?];
+        let scanned = RegionData::new(blocks, &core.budget)?;
         let mut outcome = LoadOutcome::Cancelled;
         while let Some(region) = self.next_member() {
             let mut writer = region.writer.lock();
@@ -193,11 +238,8 @@ impl<S: Snapshot> LoadJob<S> {
                 // Split since it was looked up; the pieces come next.
                 continue;
             }
-            let part = scanned.window(&region.region);
-            self.charge.transfer(&region.charge, part.bytes());
-            region.install(&mut writer, part).map_err(|_| LoadError::OverCapacity)?;
-            let core = &self.cache.core;
-            region.touch(core.reads.load(Ordering::Relaxed));
+            region.install(&mut writer, scanned.window(&region.region)?, self.cache.safe_point())?;
+            region.set_active_since(core.reads.load(Ordering::Relaxed));
             let mut topology = core.topology.lock();
             // Not so if it was evicted since it was looked up.
             if topology.table.finish_load(region.incarnation) {
@@ -205,7 +247,7 @@ impl<S: Snapshot> LoadJob<S> {
                 core.publish(&topology);
                 outcome = LoadOutcome::Active;
                 info!("region is cached"; "region_id" => region.region.id, "version" => region.region.epoch_version,
-                    "memory_bytes" => region.charge.bytes());
+                    "memory_bytes" => region.memory_bytes());
             }
         }
         self.cache.reclaim_if_needed();
@@ -227,13 +269,12 @@ impl<S: Snapshot> LoadJob<S> {
         METRICS.loads(outcome).inc();
         self.outcome = Some(outcome);
         // Frees what was scanned and not given to a region, before the memory counts as free.
-        self.scanned = Default::default();
-        drop(self.charge.take());
+        self.scanned = block_builders(&self.cache.core.budget);
         LoadProgress::Done(outcome)
     }
 }
 
-impl<S> Drop for LoadJob<S> {
+impl<S: Snapshot> Drop for LoadJob<S> {
     fn drop(&mut self) {
         if self.outcome.is_none() {
             METRICS.loads(LoadOutcome::Failed).inc();

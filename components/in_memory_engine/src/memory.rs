@@ -7,8 +7,7 @@
 //!
 //! **Invariants.** `used <= capacity`, always. `used` is the sum of all charges.
 //!
-//! **Must not** count what it is not told of: versions of an entry that only a snapshot still holds, and the data that
-//! a write has built but not been granted yet.
+//! **Must not** count what passes: what a load or a fold gathers for the next block, at most one block for each thread.
 
 use std::sync::{
     Arc,
@@ -18,7 +17,8 @@ use std::sync::{
 use crate::metrics::METRICS;
 
 /// The budget has no room for what was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the capacity of the region cache is reached")]
 pub(crate) struct OverCapacity;
 
 #[derive(Debug)]

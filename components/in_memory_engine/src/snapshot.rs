@@ -13,14 +13,12 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use engine_traits::{CacheRegion, Cf, FailedReason, IterBounds, Iterator, ReadSource, Result, Snapshot};
+use engine_traits::{CacheRegion, Cf, FailedReason, IterBounds, ReadSource, Result, Snapshot};
 use kvproto::metapb::Region;
 
 use crate::{
-    RegionCacheEngine, RegionState,
-    cached_region::{CachedRegion, RegionData},
-    metrics::METRICS,
-    sorted_map::{Position, SortedMap},
+    RegionCacheEngine, RegionCacheIterator, RegionState, cached_region::CachedRegion, family::Family, metrics::METRICS,
+    region_data::RegionData,
 };
 
 /// Why a snapshot of the cache cannot answer. A mistake of the caller: it must not go unnoticed.
@@ -71,11 +69,16 @@ impl RegionCacheEngine {
     ) -> std::result::Result<RegionCacheSnapshot, FailedReason> {
         let acquired = match self.core.view.load().by_id.get(&region_id) {
             Some((RegionState::Active, region)) if !matches(&region.region) => Err(FailedReason::EpochNotMatch),
-            Some((RegionState::Active, _)) if read_ts < self.safe_point() => Err(FailedReason::TooOldRead),
-            Some((RegionState::Active, region)) => {
-                region.touch(self.core.reads.fetch_add(1, Ordering::Relaxed) + 1);
-                Ok(RegionCacheSnapshot { data: region.data(), region: region.clone() })
-            }
+            Some((RegionState::Active, region)) => match region.data() {
+                // The data first: what it lacks was collected at a safe point that may be newer than the one seen here.
+                Some(data) if read_ts < self.safe_point().max(data.collected_to()) => Err(FailedReason::TooOldRead),
+                Some(data) => {
+                    self.core.reads.fetch_add(1, Ordering::Relaxed);
+                    region.count_read();
+                    Ok(RegionCacheSnapshot { data, region: region.clone() })
+                }
+                None => Err(FailedReason::NotCached),
+            },
             _ => Err(FailedReason::NotCached),
         };
         match &acquired {
@@ -103,7 +106,7 @@ fn is_cached_form_of(cached: &CacheRegion, region: &Region) -> bool {
 #[derive(Clone, Debug)]
 pub struct RegionCacheSnapshot {
     data: Arc<RegionData>,
-    /// Keeps the region accounted for as long as it is read.
+    /// Whoever waits for the region to be gone waits for its readers.
     region: Arc<CachedRegion>,
 }
 
@@ -112,8 +115,17 @@ impl RegionCacheSnapshot {
         &self.region.region
     }
 
-    fn map(&self, cf: Cf) -> std::result::Result<&SortedMap, ReadError> {
-        self.data.map(cf).ok_or(ReadError::NotCachedFamily { cf })
+    /// Of the versions that only readers below this timestamp see, some may be missing.
+    pub fn collected_to(&self) -> u64 {
+        self.data.collected_to()
+    }
+
+    pub(crate) fn sequence(&self) -> u64 {
+        self.data.sequence()
+    }
+
+    fn family(&self, cf: Cf) -> std::result::Result<&Family, ReadError> {
+        self.data.family(cf).ok_or(ReadError::NotCachedFamily { cf })
     }
 
     fn outside(&self) -> ReadError {
@@ -130,7 +142,7 @@ impl Snapshot for RegionCacheSnapshot {
         if !self.region().contains_key(key) {
             return Err(self.outside().into());
         }
-        Ok(self.map(cf)?.get(key).map(<[u8]>::to_vec))
+        Ok(self.family(cf)?.get(key, self.sequence()).map(<[u8]>::to_vec))
     }
 
     /// A bound that is not given is the region's.
@@ -138,83 +150,17 @@ impl Snapshot for RegionCacheSnapshot {
     /// # Errors
     /// When a bound that is given is outside the region, or `cf` is not cached.
     fn iter(&self, cf: Cf, bounds: IterBounds) -> Result<RegionCacheIterator> {
-        let map = self.map(cf)?.clone();
+        let family = self.family(cf)?;
         let region = self.region();
         let lower = bounds.lower.unwrap_or_else(|| region.start.clone());
         let upper = bounds.upper.unwrap_or_else(|| region.end.clone());
         if lower < upper && (lower < region.start || region.end < upper) {
             return Err(self.outside().into());
         }
-        Ok(RegionCacheIterator { map, lower, upper, position: None, _region: self.region.clone() })
+        Ok(RegionCacheIterator::new(self.clone(), family, lower, upper))
     }
 
     fn source(&self) -> ReadSource {
         ReadSource::Memory
-    }
-}
-
-/// A cursor of a [`RegionCacheSnapshot`].
-#[derive(Debug)]
-pub struct RegionCacheIterator {
-    map: SortedMap,
-    lower: Vec<u8>,
-    upper: Vec<u8>,
-    /// Within the bounds.
-    position: Option<Position>,
-    _region: Arc<CachedRegion>,
-}
-
-impl RegionCacheIterator {
-    fn go_to(&mut self, position: Option<Position>) -> Result<bool> {
-        self.position = position.filter(|at| self.lower.as_slice() <= at.key() && at.key() < self.upper.as_slice());
-        Ok(self.position.is_some())
-    }
-
-    fn position(&self) -> &Position {
-        self.position.as_ref().expect("the caller must check that the cursor is valid")
-    }
-}
-
-impl Iterator for RegionCacheIterator {
-    fn seek(&mut self, key: &[u8]) -> Result<bool> {
-        self.go_to(self.map.seek(key.max(&self.lower)))
-    }
-
-    fn seek_for_prev(&mut self, key: &[u8]) -> Result<bool> {
-        if key >= self.upper.as_slice() {
-            return self.seek_to_last();
-        }
-        match self.map.seek(key).filter(|position| position.key() == key) {
-            Some(exact) => self.go_to(Some(exact)),
-            None => self.go_to(self.map.seek_before(key)),
-        }
-    }
-
-    fn seek_to_first(&mut self) -> Result<bool> {
-        self.go_to(self.map.seek(&self.lower))
-    }
-
-    fn seek_to_last(&mut self) -> Result<bool> {
-        self.go_to(self.map.seek_before(&self.upper))
-    }
-
-    fn next(&mut self) -> Result<bool> {
-        self.go_to(self.position.as_ref().and_then(|position| self.map.next(position)))
-    }
-
-    fn prev(&mut self) -> Result<bool> {
-        self.go_to(self.position.as_ref().and_then(|position| self.map.prev(position)))
-    }
-
-    fn valid(&self) -> bool {
-        self.position.is_some()
-    }
-
-    fn key(&self) -> &[u8] {
-        self.position().key()
-    }
-
-    fn value(&self) -> &[u8] {
-        self.position().value()
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! **Owns** the threads.
 //!
-//! **How it works.** Each load thread takes a queued load and drives it to its end; the housekeeping thread runs chores
-//! as they come. Dropping the [`CacheWorkers`] fails the loads that are under way and waits for the threads, so that
+//! **How it works.** Each load thread takes a queued load and drives it to its end, between two steps waiting as long as
+//! the rate limit wants it to; the housekeeping thread runs chores as they come; the garbage collector runs now and then.
+//! Dropping the [`CacheWorkers`] fails the loads that are under way and waits for the threads, so that
 //! afterwards nobody holds the disk engine any more.
 //!
 //! **Must not** decide anything: all the threads do is to call what a simulation calls as well.
@@ -12,12 +13,13 @@ use std::{
     convert::Infallible,
     io,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
-use engine_traits::KvEngine;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select};
+use engine_traits::{KvEngine, Snapshot};
 
-use crate::{RegionCacheEngine, load::LoadProgress};
+use crate::{LoadJob, RegionCacheEngine, load::LoadProgress};
 
 /// Entries that one step of a load scans. Between two steps a cancelled load ends, and for each the disk is sought once;
 /// at a million entries per second this is a millisecond.
@@ -44,23 +46,47 @@ impl RegionCacheEngine {
             let thread = thread::Builder::new().name(format!("ime-load-{index}"));
             workers.threads.push(thread.spawn(move || run_loads(&cache, &disk, &stopped))?);
         }
-        let cache = self.clone();
+        let (cache, stop) = (self.clone(), stopped.clone());
         let thread = thread::Builder::new().name("ime-housekeep".to_owned());
-        workers.threads.push(thread.spawn(move || run_chores(&cache, &stopped))?);
+        workers.threads.push(thread.spawn(move || run_chores(&cache, &stop))?);
+        // On a thread of its own: a region that is evicted meanwhile does not wait to be freed.
+        let cache = self.clone();
+        let thread = thread::Builder::new().name("ime-gc".to_owned());
+        workers.threads.push(thread.spawn(move || run_gc(&cache, &stopped))?);
         Ok(workers)
     }
 }
 
 fn run_loads<E: KvEngine>(cache: &RegionCacheEngine, disk: &E, stopped: &Receiver<Infallible>) {
-    let is_stopped = || matches!(stopped.try_recv(), Err(TryRecvError::Disconnected));
-    while !is_stopped() {
+    while !is_stopped(stopped) {
         let attempt = select! {
             recv(cache.core.loads.1) -> attempt => attempt,
             recv(stopped) -> _ => return,
         };
-        let Some(mut job) = attempt.ok().and_then(|attempt| cache.begin_load(attempt, disk)) else { continue };
-        while !is_stopped() && job.step(LOAD_STEP_ENTRIES) == LoadProgress::More {}
+        let job = attempt.ok().and_then(|attempt| cache.begin_load(attempt, disk));
+        if let Some(job) = job {
+            run_load(job, cache.core.limits.load_rate_limit_bytes, stopped);
+        }
     }
+}
+
+fn run_load<S: Snapshot>(mut job: LoadJob<S>, rate_limit_bytes: Option<usize>, stopped: &Receiver<Infallible>) {
+    let mut loaded_bytes = 0;
+    while !is_stopped(stopped) && job.step(LOAD_STEP_ENTRIES) == LoadProgress::More {
+        let step_bytes = job.loaded().bytes - loaded_bytes;
+        loaded_bytes += step_bytes;
+        if let Some(limit) = rate_limit_bytes {
+            // As if the step itself took no time: the limit is one, not an aim.
+            let pause = Duration::from_secs_f64(step_bytes as f64 / limit as f64);
+            if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    }
+}
+
+fn is_stopped(stopped: &Receiver<Infallible>) -> bool {
+    matches!(stopped.try_recv(), Err(TryRecvError::Disconnected))
 }
 
 fn run_chores(cache: &RegionCacheEngine, stopped: &Receiver<Infallible>) {
@@ -69,6 +95,12 @@ fn run_chores(cache: &RegionCacheEngine, stopped: &Receiver<Infallible>) {
             recv(cache.core.chores.1) -> chore => cache.run_chores(chore.ok()),
             recv(stopped) -> _ => return,
         }
+    }
+}
+
+fn run_gc(cache: &RegionCacheEngine, stopped: &Receiver<Infallible>) {
+    while stopped.recv_timeout(cache.core.limits.gc_run_interval) == Err(RecvTimeoutError::Timeout) {
+        cache.collect_garbage();
     }
 }
 

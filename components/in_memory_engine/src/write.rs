@@ -53,7 +53,7 @@ impl RegionCacheEngine {
             }
             let mut over_capacity = Vec::new();
             for ((region, mutations), writer) in targets.values().zip(&mut writers) {
-                if region.write(writer, mutations).is_err() {
+                if region.write(writer, mutations, self.safe_point()).is_err() {
                     over_capacity.push(region.incarnation);
                 }
             }

@@ -2,6 +2,8 @@
 
 mod concurrent;
 mod conformance;
+mod garbage;
+mod leaves;
 mod model;
 mod mvcc;
 mod observer;

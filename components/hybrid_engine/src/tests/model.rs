@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use txn_types::{Key, Lock, LockType, TimeStamp, Write, WriteType};
 
 use super::support::*;
-use crate::mvcc;
+use crate::mvcc::{self, ScanOptions};
 
 const USER_KEYS: u8 = 24;
 
@@ -230,7 +230,10 @@ impl Model {
         let can_follow = self.engine.cache().region_status(source.id).is_some_and(|cached| cached.region == source);
         split(&self.engine, &source, &pieces);
         if can_follow {
-            assert_eq!((state(&self.engine, left_id), state(&self.engine, right_id)), (before, before));
+            let states = [state(&self.engine, left_id), state(&self.engine, right_id)];
+            // The pieces share the data; they are evicted only if there is no room for what they do not share.
+            let has_room = self.capacity_bytes > 1 << 20;
+            assert!(states.iter().all(|state| *state == before || !has_room && state.is_none()), "{states:?}");
         }
         self.regions.splice(index..=index, pieces);
     }
@@ -292,6 +295,11 @@ fn check_mvcc_equals(memory: &RegionCacheSnapshot, disk: &MemSnapshot) {
         let (start, end) = (raw(&region.start), raw(&region.end));
         let (left, right) = (mvcc::scan(memory, &start, &end, ts, 9), mvcc::scan(disk, &start, &end, ts, 9));
         assert_eq!(format!("{left:?}"), format!("{right:?}"));
+        for (reverse, key_only) in [(false, true), (true, false), (true, true)] {
+            let options = ScanOptions { reverse, key_only };
+            let bounds = (start.as_slice(), end.as_slice());
+            assert_eq!(rows(memory, bounds, ts, options), rows(disk, bounds, ts, options));
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*};
 use txn_types::{Key, Lock, LockType, TimeStamp, Write, WriteType};
 
 use super::support::*;
-use crate::mvcc::{Error, MvccGet, get, scan};
+use crate::mvcc::{Error, Found, MvccGet, ScanOptions, Scanner, get, scan};
 
 fn data_key(raw_key: &[u8]) -> Vec<u8> {
     keys::data_key(Key::from_raw(raw_key).as_encoded())
@@ -168,6 +168,16 @@ fn check(snapshot: &impl Snapshot, model: &BTreeMap<Vec<u8>, Versions>, ts: u64,
         .take(limit)
         .collect();
     assert_eq!(scan(snapshot, &start, &end, read_ts, limit).unwrap(), expected);
+
+    let all = scan(snapshot, &start, &end, read_ts, usize::MAX).unwrap();
+    let options = ScanOptions { reverse: true, key_only: true };
+    let mut scanner = Scanner::new(snapshot, &start, &end, read_ts, options).unwrap();
+    for (key, _) in all.iter().rev() {
+        let row = scanner.next().unwrap().unwrap();
+        assert_eq!(row.key, Key::from_raw(key).as_encoded());
+        assert!(matches!(row.found, Found::Value(b"")));
+    }
+    assert!(scanner.next().unwrap().is_none());
 }
 
 proptest! {

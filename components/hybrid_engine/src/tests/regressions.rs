@@ -11,7 +11,9 @@ use engine_traits::{
     CacheRegion, Cf, DiskReason, EvictReason, FailedReason, IterBounds, Iterator, KvEngine, OnEvictFinishedCallback,
     ReadSource, RegionCacheEngineExt, RegionEvent, RegionRead, Snapshot, WriteBatch,
 };
-use in_memory_engine::{LoadOutcome, LoadProgress, RegionCacheEngine, RegionCacheEngineConfig, RegionState};
+use in_memory_engine::{
+    LoadOutcome, LoadProgress, RegionCacheEngine, RegionCacheEngineConfig, RegionState, RegionStatus,
+};
 use kvproto::metapb::{Peer, Region};
 use tikv_util::config::ReadableSize;
 
@@ -159,20 +161,18 @@ fn pieces_of_a_split_hold_the_data_whenever_it_happens() {
         }
         assert_eq!(cached(&engine, &region()).unwrap_err(), FailedReason::EpochNotMatch);
 
-        // What was cached is still accounted exactly, each piece on its own and with nothing but its own data.
+        // What the pieces share is accounted once, and what is left is accounted exactly.
         drop(job);
-        let bytes_after_split = pieces().map(|piece| engine.cache().region_status(piece.id).unwrap().memory_bytes);
+        engine.cache().housekeep();
+        let bytes_of = |statuses: &[RegionStatus]| statuses.iter().map(|status| status.memory_bytes).sum::<usize>();
+        assert!(engine.cache().usage_bytes() <= bytes_of(&engine.cache().regions()));
         for (piece, others) in pieces().iter().zip([1, 0]) {
             evict(&engine, piece, EvictReason::Manual);
             engine.cache().housekeep();
             let left = engine.cache().regions();
             assert_eq!(left.len(), others);
-            let left_bytes: usize = left.iter().map(|status| status.memory_bytes).sum();
-            assert_eq!(engine.cache().usage_bytes(), left_bytes);
+            assert_eq!(engine.cache().usage_bytes(), bytes_of(&left));
         }
-        pieces().iter().for_each(|piece| load(&engine, piece));
-        let bytes_when_loaded = pieces().map(|piece| engine.cache().region_status(piece.id).unwrap().memory_bytes);
-        assert_eq!(bytes_after_split, bytes_when_loaded, "{steps} steps");
     }
 }
 
@@ -429,12 +429,12 @@ fn the_callback_of_an_eviction_waits_for_readers_from_before_a_split() {
 
 #[test]
 fn a_load_that_would_cross_the_capacity_fails_and_leaves_nothing() {
-    let engine = engine_with_capacity(1000);
-    (0..20).for_each(|index| put(&engine, &[b'z', b'a', index], &[0; 50]));
+    let engine = engine_with_capacity(10_000);
+    (0..20).for_each(|index| put(&engine, &[b'z', b'a', index], &[0; 500]));
     request_load(&engine, &region());
     let mut job = engine.cache().begin_next_load(engine.disk()).unwrap();
     while job.step(1) == LoadProgress::More {
-        assert!(engine.cache().usage_bytes() <= 1000);
+        assert!(engine.cache().usage_bytes() <= 10_000);
     }
     assert_eq!(job.step(1), LoadProgress::Done(LoadOutcome::Failed));
     engine.cache().housekeep();
@@ -443,42 +443,69 @@ fn a_load_that_would_cross_the_capacity_fails_and_leaves_nothing() {
 
 #[test]
 fn a_write_that_would_cross_the_capacity_evicts_the_region_that_cannot_take_it() {
-    let engine = engine_with_capacity(1000);
+    let engine = engine_with_capacity(10_000);
     load(&engine, &pieces()[0]);
     load(&engine, &pieces()[1]);
-    put(&engine, b"za1", &[0; 300]);
-    put(&engine, b"zd1", &[0; 300]);
-    put(&engine, b"za2", &[0; 500]);
+    put(&engine, b"za1", &[0; 2000]);
+    put(&engine, b"zd1", &[0; 2000]);
+    put(&engine, b"za2", &[0; 5000]);
     assert_eq!((state(&engine, 2), state(&engine, 1)), (None, Some(RegionState::Active)));
     assert!(check_equals_disk(&engine, &pieces()[1]));
-    assert_eq!(engine.get_value(Cf::Default, b"za2").unwrap(), Some(vec![0; 500]));
+    assert_eq!(engine.get_value(Cf::Default, b"za2").unwrap(), Some(vec![0; 5000]));
 }
 
 #[test]
-fn above_the_thresholds_nothing_is_loaded_and_the_least_recently_read_is_evicted() {
+fn above_the_thresholds_nothing_is_loaded_and_the_least_read_per_byte_is_evicted() {
     let config = RegionCacheEngineConfig {
-        capacity: ReadableSize(2000),
-        evict_threshold: Some(ReadableSize(900)),
-        stop_load_threshold: Some(ReadableSize(400)),
-        load_threads: 1,
-        enabled: true,
+        capacity: ReadableSize(40_000),
+        evict_threshold: Some(ReadableSize(18_000)),
+        stop_load_threshold: Some(ReadableSize(8000)),
+        ..Default::default()
+    };
+    let engine = HybridEngine::without_workers(MemDisk::new().open("kv"), RegionCacheEngine::new(&config).unwrap());
+    let [large, small] = pieces();
+    load(&engine, &large);
+    load(&engine, &small);
+    put(&engine, b"za1", &[0; 10_000]);
+    put(&engine, b"zd1", &[0; 1000]);
+    // Queued while there was room would be no better.
+    request_load(&engine, &CacheRegion::new(9, 1, b"zx", b"zy"));
+    assert_eq!(state(&engine, 9), None);
+    // More reads, but fewer for the memory that it takes.
+    let bytes = |region: &CacheRegion| engine.cache().region_status(region.id).unwrap().memory_bytes;
+    assert!(bytes(&large) > 2 * bytes(&small));
+    (0..30).for_each(|_| drop(cached(&engine, &large).unwrap()));
+    (0..28).for_each(|_| drop(cached(&engine, &small).unwrap()));
+    put(&engine, b"zd2", &[0; 4000]);
+    assert!(engine.cache().usage_bytes() > 18_000);
+    engine.cache().housekeep();
+    assert_eq!((state(&engine, large.id), state(&engine, small.id)), (None, Some(RegionState::Active)));
+    assert!(engine.cache().usage_bytes() <= 18_000);
+}
+
+/// A load goes on from the stop-load threshold to the evict threshold, and no further: it pushes no other region out.
+#[test]
+fn a_load_that_would_cross_the_evict_threshold_fails() {
+    let config = RegionCacheEngineConfig {
+        capacity: ReadableSize(1_000_000),
+        evict_threshold: Some(ReadableSize(200_000)),
+        stop_load_threshold: Some(ReadableSize(100_000)),
+        ..Default::default()
     };
     let engine = HybridEngine::without_workers(MemDisk::new().open("kv"), RegionCacheEngine::new(&config).unwrap());
     let [first, second] = pieces();
     load(&engine, &first);
-    load(&engine, &second);
-    put(&engine, b"za1", &[0; 400]);
-    put(&engine, b"zd1", &[0; 100]);
-    // Queued while there was room would be no better.
-    request_load(&engine, &CacheRegion::new(9, 1, b"zx", b"zy"));
-    assert_eq!(state(&engine, 9), None);
-    drop(cached(&engine, &second).unwrap());
-    drop(cached(&engine, &first).unwrap());
-    put(&engine, b"zd2", &[0; 200]);
-    assert!(engine.cache().usage_bytes() > 900);
+    (0..60).for_each(|index| put(&engine, &[b'z', b'a', index], &[0; 1000]));
+    (0..250).for_each(|index| put(&engine, &[b'z', b'd', index], &[0; 1000]));
+    request_load(&engine, &second);
+    let mut job = engine.cache().begin_next_load(engine.disk()).unwrap();
+    while job.step(16) == LoadProgress::More {
+        assert!(engine.cache().usage_bytes() <= 200_000 + (64 << 10));
+    }
+    assert_eq!(job.step(1), LoadProgress::Done(LoadOutcome::Failed));
+    assert!(job.loaded().entries > 50 && job.loaded().bytes > 50_000);
     engine.cache().housekeep();
     assert_eq!((state(&engine, first.id), state(&engine, second.id)), (Some(RegionState::Active), None));
-    assert!(engine.cache().usage_bytes() <= 900);
 }
 
 #[test]

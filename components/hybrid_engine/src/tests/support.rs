@@ -9,8 +9,12 @@ use in_memory_engine::{
     LoadOutcome, LoadProgress, RegionCacheEngine, RegionCacheEngineConfig, RegionCacheSnapshot, RegionState,
 };
 use tikv_util::config::ReadableSize;
+use txn_types::TimeStamp;
 
-use crate::HybridEngine;
+use crate::{
+    HybridEngine,
+    mvcc::{ScanOptions, Scanner},
+};
 
 pub(super) type Engine = HybridEngine<MemEngine>;
 
@@ -86,6 +90,27 @@ pub(super) fn contents(snapshot: &impl Snapshot, region: &CacheRegion) -> Vec<(C
         contents.extend(forward);
     }
     contents
+}
+
+/// All that a scan finds, or why it ended.
+pub(super) fn rows(
+    snapshot: &impl Snapshot,
+    bounds: (&[u8], &[u8]),
+    ts: TimeStamp,
+    options: ScanOptions,
+) -> Vec<String> {
+    let mut scanner = Scanner::new(snapshot, bounds.0, bounds.1, ts, options).unwrap();
+    let mut rows = Vec::new();
+    loop {
+        match scanner.next() {
+            Ok(Some(row)) => rows.push(format!("{row:?}")),
+            Ok(None) => return rows,
+            Err(error) => {
+                rows.push(format!("{error:?}"));
+                return rows;
+            }
+        }
+    }
 }
 
 /// Whether `region` can be read from memory; if so, memory must equal the disk.

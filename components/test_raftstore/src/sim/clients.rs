@@ -147,7 +147,7 @@ impl World {
             rows.retain(|(_, row)| !matches!(row, MvccGet::Locked(_)));
         }
         let keys: Vec<Vec<u8>> = self.keys.iter().filter(|key| is_in(region, key)).cloned().collect();
-        let found = checks::mvcc_reads::check(&snapshot, &keys, ts, rows)?;
+        let found = checks::mvcc_reads::check(&snapshot, &disk, &keys, ts, rows)?;
         for (key, found) in keys.iter().zip(&found) {
             checks::linearizable_reads::check(&mut self.history, &read, key, found, self.step)?;
         }

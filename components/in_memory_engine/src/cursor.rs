@@ -1,0 +1,385 @@
+//! Stepping through a snapshot of a region.
+//!
+//! **Owns** the position of a reader.
+//!
+//! **How it works.** The cursor is in one leaf, on one entry, and knows the *run* around it: entries of a block within
+//! the bounds with no change in between. Within the run it steps by adding one. At its end the leaf is asked for the
+//! entry behind (or before) the current key, which also tells the next run; a cursor has no direction and can turn at any
+//! time. Behind the last entry of a leaf comes the first of the next one.
+//!
+//! To skip the versions of a user key is to go to the next group of the block, however many they are.
+//!
+//! **Invariants.** The key is within the bounds. What the cursor shows is what its snapshot shows: it looks at leaves of
+//! the snapshot's directory only, and at changes up to its number.
+//!
+//! **Must not** wait, nor allocate for a step.
+
+use std::sync::Arc;
+
+use engine_traits::{Iterator, Result};
+
+use crate::{
+    RegionCacheSnapshot,
+    block::{Entries, SUFFIX_LEN},
+    directory::{Directory, Place},
+    family::Family,
+    leaf::{At, Leaf, Spot},
+    prefetch::prefetch,
+};
+
+/// So many user keys before it is needed, a version is fetched: a few hundred nanoseconds, which is what memory takes.
+const GROUPS_AHEAD: usize = 8;
+
+/// A cursor of a [`RegionCacheSnapshot`].
+#[derive(Debug)]
+pub struct RegionCacheIterator {
+    source: Source,
+    lower: Vec<u8>,
+    upper: Vec<u8>,
+    position: Option<Position>,
+    /// The key of the position, and one for comparisons.
+    key: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+/// What is read.
+#[derive(Debug)]
+struct Source {
+    snapshot: RegionCacheSnapshot,
+    directory: Arc<Directory>,
+}
+
+#[derive(Debug)]
+struct Position {
+    place: Place,
+    leaf: Arc<Leaf>,
+    /// Of the leaf's entries, those within the bounds.
+    within: Entries,
+    at: At,
+    run: Entries,
+    /// The group that the entry is in and its entries, if it is in the block.
+    group: usize,
+    group_entries: Entries,
+}
+
+/// Where a search goes.
+#[derive(Clone, Copy)]
+enum Target<'a> {
+    Key(&'a [u8]),
+    /// The current key.
+    Current,
+    Lower,
+    Upper,
+}
+
+impl RegionCacheIterator {
+    pub(crate) fn new(snapshot: RegionCacheSnapshot, family: &Family, lower: Vec<u8>, upper: Vec<u8>) -> Self {
+        let source = Source { directory: family.directory().clone(), snapshot };
+        Self { source, lower, upper, position: None, key: Vec::new(), scratch: Vec::new() }
+    }
+
+    fn sequence(&self) -> u64 {
+        self.source.snapshot.sequence()
+    }
+
+    /// Goes to `spot` in the leaf at `place`, unless it is out of bounds.
+    fn go_to(&mut self, place: Place, leaf: Arc<Leaf>, within: Entries, spot: Spot) -> bool {
+        let (group, group_entries) = match spot.at {
+            At::Block(entry) => {
+                let group = leaf.block().group_of(entry);
+                leaf.block().write_key(group, entry, &mut self.key);
+                (group, leaf.block().group(group))
+            }
+            At::Delta(node) => {
+                let key = leaf.delta().change(node).key();
+                if key < self.lower.as_slice() || key >= self.upper.as_slice() {
+                    self.position = None;
+                    return false;
+                }
+                self.key.clear();
+                self.key.extend_from_slice(key);
+                (0, 0..0)
+            }
+        };
+        let Spot { at, run } = spot;
+        self.position = Some(Position { place, leaf, within, at, run, group, group_entries });
+        true
+    }
+
+    fn end(&mut self) -> bool {
+        self.position = None;
+        false
+    }
+
+    /// The leaf at `place`, and which of its block's entries are within the bounds.
+    fn enter(&self, place: Place) -> (Arc<Leaf>, Entries) {
+        let directory = &self.source.directory;
+        let leaf = directory.leaf(place).clone();
+        let mut within = leaf.entries();
+        if directory.prev(place).is_none() || leaf.bound() < self.lower.as_slice() {
+            within.start = leaf.lower_bound(&self.lower);
+        }
+        if directory.next(place).is_none_or(|next| directory.leaf(next).bound() > self.upper.as_slice()) {
+            within.end = leaf.lower_bound(&self.upper).max(within.start);
+        }
+        (leaf, within)
+    }
+
+    /// Goes to the first entry at or behind `target` of the leaf at `place`, or to the first one behind the leaf.
+    fn seek_from(&mut self, place: Place, target: Target<'_>) -> bool {
+        let (leaf, within) = self.enter(place);
+        match leaf.seek(self.key_of(target), self.sequence(), &within) {
+            Some(spot) => self.go_to(place, leaf, within, spot),
+            None => self.first_behind(place),
+        }
+    }
+
+    /// Goes to the first entry behind the leaf at `place`.
+    fn first_behind(&mut self, place: Place) -> bool {
+        let mut next = self.source.directory.next(place);
+        while let Some(place) = next {
+            if self.source.directory.leaf(place).bound() >= self.upper.as_slice() {
+                break;
+            }
+            let (leaf, within) = self.enter(place);
+            if let Some(spot) = leaf.first(self.sequence(), &within) {
+                self.prefetch_from(place);
+                return self.go_to(place, leaf, within, spot);
+            }
+            next = self.source.directory.next(place);
+        }
+        self.end()
+    }
+
+    /// Has what will be needed of the leaf at `place`, and of the next ones, fetched.
+    fn prefetch_from(&self, place: Place) {
+        let directory = &self.source.directory;
+        (0..GROUPS_AHEAD).for_each(|group| directory.leaf(place).block().prefetch_value(group));
+        if let Some(next) = directory.next(place) {
+            directory.leaf(next).block().prefetch_start();
+            if let Some(behind) = directory.next(next) {
+                prefetch(directory.leaf(behind).as_ref());
+            }
+        }
+    }
+
+    /// Goes to the last entry before `target` of the leaf at `place`, or to the last one before the leaf.
+    fn seek_back_from(&mut self, mut place: Place, target: Target<'_>) -> bool {
+        loop {
+            let (leaf, within) = self.enter(place);
+            if let Some(spot) = leaf.last_before(self.key_of(target), self.sequence(), &within) {
+                return self.go_to(place, leaf, within, spot);
+            }
+            if leaf.bound() <= self.lower.as_slice() {
+                return self.end();
+            }
+            match self.source.directory.prev(place) {
+                Some(before) => place = before,
+                None => return self.end(),
+            }
+        }
+    }
+
+    fn key_of<'a>(&'a self, target: Target<'a>) -> &'a [u8] {
+        match target {
+            Target::Key(key) => key,
+            Target::Current => &self.key,
+            Target::Lower => &self.lower,
+            Target::Upper => &self.upper,
+        }
+    }
+
+    /// The leaf that `key` belongs to: often the one that the cursor is in.
+    fn find(&self, key: &[u8]) -> Place {
+        let directory = &self.source.directory;
+        if let Some(Position { place, leaf, .. }) = &self.position
+            && leaf.bound() <= key
+            && directory.next(*place).is_none_or(|next| key < directory.leaf(next).bound())
+        {
+            return *place;
+        }
+        directory.find(key)
+    }
+
+    /// Goes to the next group, if that is the next thing without the first `len` bytes of the current key.
+    fn skip_group(&mut self, len: usize) -> bool {
+        let Some(position) = &mut self.position else { return false };
+        let block = position.leaf.block();
+        let next = position.group_entries.end;
+        let is_next = matches!(position.at, At::Block(_))
+            && block.has_suffixes(position.group)
+            && len + SUFFIX_LEN == self.key.len()
+            && next < position.run.end
+            && !block.is_stem_prefix_of_next(position.group);
+        if is_next {
+            position.step_to(next, &mut self.key);
+        }
+        is_next
+    }
+
+    /// Goes behind all keys that begin with the first `len` bytes of the current one.
+    fn seek_behind_prefix(&mut self, len: usize) -> bool {
+        let mut target = std::mem::take(&mut self.scratch);
+        target.clear();
+        target.extend_from_slice(&self.key[..len]);
+        // The next prefix of at most this length.
+        while target.pop_if(|byte| *byte == u8::MAX).is_some() {}
+        let found = match target.last_mut() {
+            Some(last) => {
+                *last += 1;
+                target.as_slice() < self.upper.as_slice() && self.seek_from(self.find(&target), Target::Key(&target))
+            }
+            None => false,
+        };
+        self.scratch = target;
+        if found { true } else { self.end() }
+    }
+}
+
+impl Position {
+    /// Goes to another entry of the run.
+    fn step_to(&mut self, entry: usize, key: &mut Vec<u8>) {
+        let block = self.leaf.block();
+        self.at = At::Block(entry);
+        if self.group_entries.contains(&entry) {
+            // A group of several entries has suffixes.
+            let at = key.len() - SUFFIX_LEN;
+            key[at..].copy_from_slice(&block.suffix(entry).to_be_bytes());
+            return;
+        }
+        self.group = if entry == self.group_entries.end {
+            self.group + 1
+        } else if entry + 1 == self.group_entries.start {
+            self.group - 1
+        } else {
+            block.group_of(entry)
+        };
+        self.group_entries = block.group(self.group);
+        block.write_key(self.group, entry, key);
+        block.prefetch_value(self.group + GROUPS_AHEAD);
+    }
+}
+
+impl Iterator for RegionCacheIterator {
+    fn seek(&mut self, key: &[u8]) -> Result<bool> {
+        if key <= self.lower.as_slice() {
+            return self.seek_to_first();
+        }
+        Ok(if key < self.upper.as_slice() { self.seek_from(self.find(key), Target::Key(key)) } else { self.end() })
+    }
+
+    fn seek_for_prev(&mut self, key: &[u8]) -> Result<bool> {
+        if key >= self.upper.as_slice() {
+            return self.seek_to_last();
+        }
+        if key < self.lower.as_slice() {
+            return Ok(self.end());
+        }
+        let place = self.find(key);
+        let is_exact = self.seek_from(place, Target::Key(key)) && self.key == key;
+        Ok(is_exact || self.seek_back_from(place, Target::Key(key)))
+    }
+
+    fn seek_to_first(&mut self) -> Result<bool> {
+        let is_empty = self.lower >= self.upper;
+        Ok(if is_empty { self.end() } else { self.seek_from(self.find(&self.lower), Target::Lower) })
+    }
+
+    fn seek_to_last(&mut self) -> Result<bool> {
+        let is_empty = self.lower >= self.upper;
+        Ok(if is_empty { self.end() } else { self.seek_back_from(self.find(&self.upper), Target::Upper) })
+    }
+
+    fn next(&mut self) -> Result<bool> {
+        let Some(position) = &mut self.position else { return Ok(false) };
+        if let At::Block(entry) = position.at
+            && entry + 1 < position.run.end
+        {
+            position.step_to(entry + 1, &mut self.key);
+            return Ok(true);
+        }
+        let sequence = self.source.snapshot.sequence();
+        match position.leaf.after(position.at, &self.key, sequence, &position.within) {
+            Some(spot) => {
+                let (place, leaf, within) = (position.place, position.leaf.clone(), position.within.clone());
+                Ok(self.go_to(place, leaf, within, spot))
+            }
+            None => {
+                let place = position.place;
+                Ok(self.first_behind(place))
+            }
+        }
+    }
+
+    fn prev(&mut self) -> Result<bool> {
+        let Some(position) = &mut self.position else { return Ok(false) };
+        if let At::Block(entry) = position.at
+            && position.run.start < entry
+        {
+            position.step_to(entry - 1, &mut self.key);
+            return Ok(true);
+        }
+        let place = position.place;
+        Ok(self.seek_back_from(place, Target::Current))
+    }
+
+    fn seek_forward(&mut self, key: &[u8]) -> Result<bool> {
+        if let Some(position) = &mut self.position
+            && let At::Block(entry) = position.at
+            && position.leaf.block().has_suffixes(position.group)
+            && let Some(suffix) = key.strip_prefix(&self.key[..self.key.len() - SUFFIX_LEN])
+        {
+            let target = position.leaf.block().lower_bound_of_suffix(position.group, suffix).max(entry);
+            if target < position.group_entries.end && target < position.run.end {
+                position.step_to(target, &mut self.key);
+                return Ok(true);
+            }
+        }
+        if self.position.is_some() && self.key.as_slice() >= key {
+            return Ok(true);
+        }
+        self.seek(key)
+    }
+
+    fn skip_prefix(&mut self, len: usize) -> Result<bool> {
+        if self.skip_group(len) {
+            return Ok(true);
+        }
+        let Some(position) = &self.position else { return Ok(false) };
+        let is_last_group = matches!(position.at, At::Block(_))
+            && position.leaf.block().has_suffixes(position.group)
+            && len + SUFFIX_LEN == self.key.len()
+            && position.group_entries.end >= position.leaf.entries().end
+            // Changes may be behind all entries of the block.
+            && position.leaf.delta().len() == 0;
+        if !is_last_group {
+            return Ok(self.seek_behind_prefix(len));
+        }
+        // The rest of the versions may be in the next leaf, and is skipped in the same way then.
+        let place = position.place;
+        let mut prefix = std::mem::take(&mut self.scratch);
+        prefix.clear();
+        prefix.extend_from_slice(&self.key[..len]);
+        let found = self.first_behind(place);
+        let is_same = found && self.key.starts_with(&prefix);
+        self.scratch = prefix;
+        Ok(if is_same { self.skip_group(len) || self.seek_behind_prefix(len) } else { found })
+    }
+
+    fn valid(&self) -> bool {
+        self.position.is_some()
+    }
+
+    fn key(&self) -> &[u8] {
+        assert!(self.position.is_some(), "the caller must check that the cursor is valid");
+        &self.key
+    }
+
+    fn value(&self) -> &[u8] {
+        let position = self.position.as_ref().expect("the caller must check that the cursor is valid");
+        match position.at {
+            At::Block(entry) => position.leaf.block().value(entry),
+            At::Delta(node) => position.leaf.delta().change(node).value(),
+        }
+    }
+}

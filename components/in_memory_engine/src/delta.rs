@@ -1,0 +1,332 @@
+//! The changes of a leaf since its block was built.
+//!
+//! **Owns** up to [`CHANGES_MAX`] puts and deletions, with the number of the batch that each came in.
+//!
+//! **How it works.** Changes are appended to slots that are never written again, and linked in the order of their keys,
+//! the newest change of a key first: a skip list in which every eighth change also is on the upper level. The links are
+//! apart from the changes, together with 8 bytes of each key, so that a search reads a few neighbouring cache lines and
+//! looks into hardly any change; these 8 bytes are those behind what all keys of the leaf's block begin with. One thread
+//! appends, any number read. A reader takes a change for there when the number of its batch is not greater than that of
+//! the reader's snapshot, so that a batch becomes visible as a whole, and nothing is copied for a snapshot.
+//!
+//! **Invariants.** A change that is linked is complete. Changes of one key follow each other, in descending order of
+//! their batches; of one batch, the later first.
+//!
+//! **Must not** be appended to by two threads at a time: whoever does holds the lock of the region's writer.
+
+use std::{
+    cmp,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use crate::{
+    block::size_class,
+    memory::{Charge, MemoryBudget, OverCapacity},
+};
+
+/// As many changes as a leaf gathers before its block is built anew. More of them make writes cheaper, since a block is
+/// copied less often, and reads dearer, which have to look through them.
+pub(crate) const CHANGES_MAX: usize = 64;
+
+/// Of the segments of slots: the first, and the second; each further one is as long as all before.
+const SEGMENT_MIN: usize = 4;
+const SEGMENTS: usize = (CHANGES_MAX / SEGMENT_MIN).ilog2() as usize + 1;
+
+const LEVELS: usize = 2;
+/// Every so many changes one is on the upper level as well: the square root of their number, so that a search walks as
+/// far on the one level as on the other.
+const UPPER_EVERY: usize = 8;
+
+/// No change.
+const NONE: u8 = u8::MAX;
+
+/// Number of a batch in its region, from 1 on.
+pub(crate) type Sequence = u64;
+
+/// Where a change is in its delta.
+pub(crate) type Node = u8;
+
+#[derive(Debug)]
+pub(crate) struct Change {
+    /// The key, then the value.
+    data: Box<[u8]>,
+    key_len: u32,
+    is_deletion: bool,
+    sequence: Sequence,
+}
+
+impl Change {
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.data[..self.key_len as usize]
+    }
+
+    pub(crate) fn value(&self) -> &[u8] {
+        &self.data[self.key_len as usize..]
+    }
+
+    pub(crate) fn is_deletion(&self) -> bool {
+        self.is_deletion
+    }
+}
+
+type Slot = OnceLock<Change>;
+
+/// What a search reads of the changes.
+#[derive(Debug)]
+struct Index {
+    /// Of each key the bytes behind `Delta::prefix`, as a number. Equal ones say nothing.
+    heads: [AtomicU64; CHANGES_MAX],
+    next: [[AtomicU8; CHANGES_MAX]; LEVELS],
+    /// A bit for each change whose key does not begin with the prefix, and so has no head.
+    without_head: AtomicU64,
+}
+
+impl Index {
+    fn new() -> Box<Self> {
+        Box::new(Self {
+            heads: [const { AtomicU64::new(0) }; CHANGES_MAX],
+            next: [const { [const { AtomicU8::new(NONE) }; CHANGES_MAX] }; LEVELS],
+            without_head: AtomicU64::new(0),
+        })
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Delta {
+    first: [AtomicU8; LEVELS],
+    /// `None` without changes.
+    index: OnceLock<Box<Index>>,
+    prefix: Box<[u8]>,
+    segments: [OnceLock<Box<[Slot]>>; SEGMENTS],
+    /// Slots that are taken: to a reader, at least those of the changes that it sees.
+    len: AtomicUsize,
+    charge: Charge,
+}
+
+impl Delta {
+    /// For keys most of which begin with `prefix`.
+    pub(crate) fn new(prefix: &[u8], budget: Arc<MemoryBudget>) -> Self {
+        Self {
+            first: [const { AtomicU8::new(NONE) }; LEVELS],
+            index: OnceLock::new(),
+            prefix: prefix.into(),
+            segments: Default::default(),
+            len: AtomicUsize::new(0),
+            charge: Charge::new(budget),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// What the changes are accounted with.
+    pub(crate) fn bytes(&self) -> usize {
+        self.charge.bytes()
+    }
+
+    /// Appends a change; `None` for a value is a deletion. Returns what it is accounted with.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    ///
+    /// # Panics
+    /// When there are [`CHANGES_MAX`] already.
+    pub(crate) fn append(&self, sequence: Sequence, key: &[u8], value: Option<&[u8]>) -> Result<usize, OverCapacity> {
+        let index = self.len();
+        assert!(index < CHANGES_MAX, "a full delta is folded first");
+        let data_len = key.len() + value.map_or(0, <[u8]>::len);
+        let (segment, offset) = slot_of(index);
+        let slots_bytes = if offset == 0 { size_class(segment_len(segment) * size_of::<Slot>()) } else { 0 };
+        let index_bytes = if index == 0 { size_class(size_of::<Index>()) } else { 0 };
+        let bytes = size_class(data_len) + slots_bytes + index_bytes;
+        self.charge.grow(bytes)?;
+
+        let mut data = Vec::with_capacity(data_len);
+        data.extend_from_slice(key);
+        data.extend_from_slice(value.unwrap_or_default());
+        let change = Change { data: data.into(), key_len: key.len() as u32, is_deletion: value.is_none(), sequence };
+        let slots = self.segments[segment].get_or_init(|| (0..segment_len(segment)).map(|_| Slot::new()).collect());
+        assert!(slots[offset].set(change).is_ok(), "a slot is taken once");
+
+        let links = self.index.get_or_init(Index::new);
+        match self.head(key) {
+            Some(head) => links.heads[index].store(head, Ordering::Relaxed),
+            None => _ = links.without_head.fetch_or(1 << index, Ordering::Relaxed),
+        }
+        let levels = if index.is_multiple_of(UPPER_EVERY) { LEVELS } else { 1 };
+        // The lowest level first: what is on the upper one is on the lower one.
+        for (level, before) in self.before(key).into_iter().enumerate().take(levels) {
+            let link = self.link(before, level);
+            links.next[level][index].store(link.load(Ordering::Relaxed), Ordering::Relaxed);
+            link.store(index as Node, Ordering::Release);
+        }
+        self.len.store(index + 1, Ordering::Relaxed);
+        Ok(bytes)
+    }
+
+    pub(crate) fn change(&self, node: Node) -> &Change {
+        let (segment, offset) = slot_of(usize::from(node));
+        let change = self.segments[segment].get().and_then(|slots| slots[offset].get());
+        change.expect("a change that is linked is complete")
+    }
+
+    /// The first change with a key `>= key` that a snapshot at `sequence` sees.
+    pub(crate) fn seek(&self, key: &[u8], sequence: Sequence) -> Option<Node> {
+        let before = self.before(key);
+        self.visible_from(self.following(before[0]), sequence)
+    }
+
+    /// The change of the next key.
+    pub(crate) fn next(&self, node: Node, sequence: Sequence) -> Option<Node> {
+        let key = self.change(node).key();
+        let head = self.head(key);
+        let mut next = self.following(Some(node));
+        while let Some(same) = next.filter(|next| self.compare(*next, key, head).is_eq()) {
+            next = self.following(Some(same));
+        }
+        self.visible_from(next, sequence)
+    }
+
+    /// The change of the last key `< key`.
+    pub(crate) fn seek_before(&self, key: &[u8], sequence: Sequence) -> Option<Node> {
+        // The list goes forward only, and is short.
+        let first = self.visible_from(self.following(None), sequence);
+        let visible = std::iter::successors(first, |node| self.next(*node, sequence));
+        visible.take_while(|node| self.change(*node).key() < key).last()
+    }
+
+    fn visible_from(&self, mut node: Option<Node>, sequence: Sequence) -> Option<Node> {
+        while let Some(hidden) = node.filter(|node| self.change(*node).sequence > sequence) {
+            node = self.following(Some(hidden));
+        }
+        node
+    }
+
+    /// The last change on each level with a key `< key`; `None` is the start of the list.
+    fn before(&self, key: &[u8]) -> [Option<Node>; LEVELS] {
+        let head = self.head(key);
+        let mut before = [None; LEVELS];
+        let mut at = None;
+        for level in (0..LEVELS).rev() {
+            loop {
+                let next = self.link(at, level).load(Ordering::Acquire);
+                if next == NONE || self.compare(next, key, head).is_ge() {
+                    break;
+                }
+                at = Some(next);
+            }
+            before[level] = at;
+        }
+        before
+    }
+
+    /// Compares the key of a change with `key`, which has this head.
+    fn compare(&self, node: Node, key: &[u8], head: Option<u64>) -> cmp::Ordering {
+        if let (Some(head), Some(index)) = (head, self.index.get())
+            && index.without_head.load(Ordering::Relaxed) & (1 << node) == 0
+        {
+            let order = index.heads[usize::from(node)].load(Ordering::Relaxed).cmp(&head);
+            if order.is_ne() {
+                return order;
+            }
+        }
+        self.change(node).key().cmp(key)
+    }
+
+    fn head(&self, key: &[u8]) -> Option<u64> {
+        let rest = key.strip_prefix(self.prefix.as_ref())?;
+        let mut head = [0; size_of::<u64>()];
+        let len = rest.len().min(head.len());
+        head[..len].copy_from_slice(&rest[..len]);
+        Some(u64::from_be_bytes(head))
+    }
+
+    fn following(&self, node: Option<Node>) -> Option<Node> {
+        Some(self.link(node, 0).load(Ordering::Acquire)).filter(|next| *next != NONE)
+    }
+
+    fn link(&self, node: Option<Node>, level: usize) -> &AtomicU8 {
+        match (node, self.index.get()) {
+            (Some(node), Some(index)) => &index.next[level][usize::from(node)],
+            _ => &self.first[level],
+        }
+    }
+}
+
+fn segment_len(segment: usize) -> usize {
+    SEGMENT_MIN << segment.saturating_sub(1)
+}
+
+/// The segment of a slot, and the place in it.
+fn slot_of(index: usize) -> (usize, usize) {
+    if index < SEGMENT_MIN {
+        return (0, index);
+    }
+    let segment = (index / SEGMENT_MIN).ilog2() as usize + 1;
+    (segment, index - segment_len(segment))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    #[test]
+    fn every_slot_has_a_place() {
+        let mut next = 0;
+        for segment in 0..SEGMENTS {
+            for offset in 0..segment_len(segment) {
+                assert_eq!(slot_of(next), (segment, offset));
+                next += 1;
+            }
+        }
+        assert_eq!(next, CHANGES_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn a_snapshot_sees_the_batches_before_it(
+            prefix in vec(0..3u8, 0..2),
+            changes in vec((vec(0..3u8, 1..3), proptest::option::of(vec(any::<u8>(), 0..3)), any::<bool>()), 0..CHANGES_MAX),
+        ) {
+            let budget = MemoryBudget::new(usize::MAX);
+            let delta = Delta::new(&prefix, budget.clone());
+            let mut model = BTreeMap::new();
+            let mut models = vec![model.clone()];
+            for (key, value, ends_batch) in &changes {
+                delta.append(models.len() as Sequence, key, value.as_deref()).unwrap();
+                model.insert(key.clone(), value.clone());
+                if *ends_batch {
+                    models.push(model.clone());
+                }
+            }
+            prop_assert_eq!(delta.len(), changes.len());
+            for (sequence, model) in models.iter().enumerate() {
+                let sequence = sequence as Sequence;
+                let of = |node: Node| {
+                    let change = delta.change(node);
+                    (change.key().to_vec(), (!change.is_deletion()).then(|| change.value().to_vec()))
+                };
+                let all = std::iter::successors(delta.seek(b"", sequence), |node| delta.next(*node, sequence));
+                prop_assert_eq!(all.map(of).collect::<BTreeMap<_, _>>(), model.clone());
+                for probe in [vec![], vec![0], vec![0, 1], vec![1], vec![1, 2], vec![2, 2], vec![3]] {
+                    let pair = |(key, value): (&Vec<u8>, &Option<Vec<u8>>)| (key.clone(), value.clone());
+                    prop_assert_eq!(delta.seek(&probe, sequence).map(of), model.range(probe.clone()..).next().map(pair));
+                    let before = delta.seek_before(&probe, sequence).map(of);
+                    prop_assert_eq!(before, model.range(..probe).next_back().map(pair));
+                }
+            }
+            prop_assert_eq!(budget.used_bytes(), delta.bytes());
+            drop(delta);
+            prop_assert_eq!(budget.used_bytes(), 0);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What a region holds at one moment.
+//!
+//! **Owns** the families of a region, and what a batch does to all of them.
+//!
+//! **How it works.** A version has the number of the last batch that it shows. The next version is a clone with the next
+//! number: both share their leaves, whose changes each sees up to its own number.
+//!
+//! **Invariants.** A reader at or above `collected_to` finds in this version what it would find if nothing had been
+//! dropped. Of two versions of a region the later one has the greater number.
+//!
+//! **Must not** be changed once a reader may have it.
+
+use std::sync::Arc;
+
+use engine_traits::{CacheRegion, Cf, Mutation};
+
+use crate::{
+    block::{BlockBuilder, KeyedBlock},
+    delta::Sequence,
+    family::{Family, Garbage, is_versioned},
+    memory::{MemoryBudget, OverCapacity},
+};
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct RegionData {
+    /// In the order of [`Cf::DATA`].
+    families: [Family; Cf::DATA.len()],
+    sequence: Sequence,
+    /// Versions that only readers below this timestamp see may be missing.
+    collected_to: u64,
+}
+
+impl RegionData {
+    /// Of blocks with their first keys, per family in the order of [`Cf::DATA`].
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub(crate) fn new(
+        blocks: [Vec<KeyedBlock>; Cf::DATA.len()],
+        budget: &Arc<MemoryBudget>,
+    ) -> Result<Self, OverCapacity> {
+        let [default, lock, write] = blocks;
+        let families = [
+            Family::new(Cf::Default, default, budget)?,
+            Family::new(Cf::Lock, lock, budget)?,
+            Family::new(Cf::Write, write, budget)?,
+        ];
+        Ok(Self { families, sequence: 0, collected_to: 0 })
+    }
+
+    /// `None` for a column family that is not cached.
+    pub(crate) fn family(&self, cf: Cf) -> Option<&Family> {
+        self.families.get(cf.index())
+    }
+
+    pub(crate) fn sequence(&self) -> Sequence {
+        self.sequence
+    }
+
+    pub(crate) fn collected_to(&self) -> u64 {
+        self.collected_to
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.families.iter().map(Family::bytes).sum()
+    }
+
+    /// # Errors
+    /// When there is no memory for what the parts do not share.
+    pub(crate) fn window(&self, region: &CacheRegion) -> Result<Self, OverCapacity> {
+        let window = |family: &Family| family.window(&region.start, &region.end, self.sequence);
+        let [default, lock, write] = &self.families;
+        let families = [window(default)?, window(lock)?, window(write)?];
+        Ok(Self { families, ..*self })
+    }
+
+    /// Makes this the version after a batch. Deletions of ranges have no effect: regions that overlap one are evicted.
+    ///
+    /// # Errors
+    /// When there is no memory for it; this version must not be shown then.
+    pub(crate) fn apply<'a>(
+        &mut self,
+        mutations: impl IntoIterator<Item = Mutation<'a>>,
+        safe_point: u64,
+    ) -> Result<(), OverCapacity> {
+        self.sequence += 1;
+        let mut garbage = Garbage::default();
+        for mutation in mutations {
+            let (cf, key, value) = match mutation {
+                Mutation::Put { cf, key, value } => (cf, key, Some(value)),
+                Mutation::Delete { cf, key } => (cf, key, None),
+                Mutation::DeleteRange { .. } => continue,
+            };
+            let Some(family) = self.families.get_mut(cf.index()) else { continue };
+            family.change(self.sequence, key, value, safe_point, &mut garbage)?;
+        }
+        self.drop_values(garbage, safe_point)
+    }
+
+    /// The leaves that [`fold`](Self::fold) has something to do in, by family and bound.
+    pub(crate) fn leaves_to_fold(&self, safe_point: u64) -> Vec<(Cf, Box<[u8]>)> {
+        // The write family first: its garbage refers to values in the default family.
+        let families = [Cf::Write, Cf::Default, Cf::Lock].map(|cf| (cf, &self.families[cf.index()]));
+        let leaves = |(cf, family): (Cf, &Family)| {
+            family.leaves_to_fold(safe_point).into_iter().map(move |bound| (cf, bound)).collect::<Vec<_>>()
+        };
+        families.into_iter().flat_map(leaves).collect()
+    }
+
+    /// Folds the leaf of `cf` that `key` belongs to, at the safe point.
+    ///
+    /// # Errors
+    /// When there is no memory for it; this version must not be shown then.
+    pub(crate) fn fold(&mut self, cf: Cf, key: &[u8], safe_point: u64) -> Result<(), OverCapacity> {
+        self.sequence += 1;
+        let mut garbage = Garbage::default();
+        let Some(family) = self.families.get_mut(cf.index()) else { return Ok(()) };
+        family.fold_at(key, safe_point, &mut garbage)?;
+        self.drop_values(garbage, safe_point)
+    }
+
+    fn drop_values(&mut self, garbage: Garbage, safe_point: u64) -> Result<(), OverCapacity> {
+        let values = &mut self.families[Cf::Default.index()];
+        for key in &garbage.values {
+            values.change(self.sequence, key, None, safe_point, &mut Garbage::default())?;
+        }
+        self.collected_to = self.collected_to.max(safe_point);
+        Ok(())
+    }
+}
+
+/// A builder for the blocks of each family, in the order of [`Cf::DATA`].
+pub(crate) fn block_builders(budget: &Arc<MemoryBudget>) -> [BlockBuilder; Cf::DATA.len()] {
+    Cf::DATA.map(|cf| BlockBuilder::new(budget.clone(), is_versioned(cf)))
+}

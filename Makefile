@@ -14,6 +14,8 @@ ARGS ?=
 # nextest is used when it is installed: it runs each test in a process of its own, and prints a summary.
 NEXTEST := $(shell PATH="$(PATH)" cargo nextest --version >/dev/null 2>&1 && echo yes)
 
+# What `make bench` measures.
+SCENARIO ?= observer
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 600
 
@@ -21,7 +23,7 @@ FUZZ_SECONDS ?= 600
 SIM_FLAGS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sim sim-selftest test test-workspace test-docs test-failpoints check check-format check-clippy check-docs bench bench-transfer fuzz
+.PHONY: help setup demo sim sim-selftest test test-workspace test-docs test-failpoints check check-format check-clippy check-docs bench fuzz
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -78,11 +80,8 @@ check-clippy: setup ## Run clippy on all targets, with and without failpoints; c
 check-docs: setup ## Build the documentation without warnings.
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --workspace --no-deps
 
-bench: setup ## Measure what the plugin costs per Raft message; options go into ARGS.
-	@cargo run $(CARGO_FLAGS) --release -p preload-bench -- observer $(ARGS)
-
-bench-transfer: setup ## Measure what readers notice of leadership that moves, for three policies; options go into ARGS.
-	@cargo run $(CARGO_FLAGS) --release -p preload-bench -- transfer $(ARGS)
+bench: setup ## Run a benchmark, SCENARIO=observer, transfer, raftstore or cache; options go into ARGS.
+	@cargo run $(CARGO_FLAGS) --release -p preload-bench -- $(SCENARIO) $(ARGS)
 
 fuzz: setup ## Run each fuzz target for FUZZ_SECONDS; needs nightly Rust and cargo-fuzz. What it finds goes to fuzz/corpus.
 	@for target in answer interceptor; do \

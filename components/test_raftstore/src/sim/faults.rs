@@ -90,7 +90,9 @@ impl World {
     pub(super) fn heal(&mut self) -> Checked {
         trace!(self, "healed");
         self.is_healed = true;
-        self.quiet_from = self.now + self.plan.network.latency + self.plan.network.lateness;
+        // A message may still be on its way, and a plugin's worker in a stall that has begun.
+        let on_the_way = self.plan.network.latency + self.plan.network.lateness;
+        self.quiet_from = self.now + on_the_way.max(self.plan.plugin.stall_max());
         self.plan.heal();
         self.partitions.clear();
         let down: Vec<u64> = self.stores.values().filter(|store| store.run.is_none()).map(|store| store.id).collect();

@@ -44,6 +44,10 @@ impl Pace {
         }
     }
 
+    pub(super) fn stall_max(&self) -> Duration {
+        if self.stalls > 0 { self.stall } else { Duration::ZERO }
+    }
+
     pub(super) fn delay(&self, rng: &mut SimRng) -> Duration {
         let max = if rng.permyriad(self.stalls) { self.stall } else { self.usual };
         rng.up_to(max)

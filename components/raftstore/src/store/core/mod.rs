@@ -9,10 +9,11 @@
 //!    batch of inputs leads to one batch of effects, which is what makes group commit across regions possible.
 //! 3. The driver carries the effects out and feeds their answers back as inputs.
 //!
-//! One concept per file: [`absorb`] has a region take over another one's range, [`command`] proposes and answers, [`compact_log`] keeps logs short, [`destroy`] ends a peer, [`membership`] follows a change of
-//! the region's peers, [`merge`] decides what becomes of a merge, [`message`] lets messages in and creates peers, [`read`] serves linearizable reads, [`ready`]
-//! turns what raft-rs wants into effects, [`snapshot`] brings one in, [`snapshot_offer`] knows those for others, [`split`] makes
-//! peers of new regions, [`stale_peer`] asks whether a peer is still a member, [`transfer`] moves leadership.
+//! One concept per file: [`absorb`] has a region take over another one's range, [`command`] proposes and answers,
+//! [`compact_log`] keeps logs short, [`destroy`] ends a peer, [`membership`] follows a change of the region's peers, [`merge`]
+//! decides what becomes of a merge, [`message`] lets messages in and creates peers, [`read`] serves linearizable reads,
+//! [`ready`] turns what raft-rs wants into effects, [`snapshot`] brings one in, [`snapshot_offer`] knows those for others,
+//! [`split`] makes peers of new regions, [`stale_peer`] asks whether a peer is still a member, [`transfer`] moves leadership.
 //!
 //! # Invariants
 //! - No message leaves before what it promises is durable.

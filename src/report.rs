@@ -185,14 +185,16 @@ fn log(notice: &Notice) {
                 "region_id" => region_id, "to_peer_id" => to.peer_id, "to_store_id" => to.store_id,
                 "reason" => reason.label())
         }
-        Notice::AckHeld { region_id } => {
-            debug!("leader transfer held back until the region is warm"; "region_id" => region_id)
+        Notice::AckHeld { region_id, peer_id } => {
+            debug!("leader transfer held back until the region is warm"; "region_id" => region_id, "peer_id" => peer_id)
         }
-        Notice::AckWarm { region_id, held } => {
-            debug!("leader transfer acknowledged warm"; "region_id" => region_id, "held" => ?held)
+        Notice::AckWarm { region_id, peer_id, held } => {
+            debug!("leader transfer acknowledged warm";
+                "region_id" => region_id, "peer_id" => peer_id, "held" => ?held)
         }
-        Notice::AckCold { region_id, reason } => {
-            info!("leader transfer acknowledged cold"; "region_id" => region_id, "reason" => reason.label())
+        Notice::AckCold { region_id, peer_id, reason } => {
+            info!("leader transfer acknowledged cold";
+                "region_id" => region_id, "peer_id" => peer_id, "reason" => reason.label())
         }
     }
 }

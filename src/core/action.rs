@@ -190,13 +190,17 @@ pub enum Notice {
     },
     AckHeld {
         region_id: u64,
+        /// Of the peer here, as in the other two.
+        peer_id: u64,
     },
     AckWarm {
         region_id: u64,
+        peer_id: u64,
         held: Duration,
     },
     AckCold {
         region_id: u64,
+        peer_id: u64,
         reason: ColdReason,
     },
 }

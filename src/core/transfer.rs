@@ -2,8 +2,8 @@
 //!
 //! **Owns** the clock of one transfer on its target: since when its acknowledgement is held back.
 //!
-//! **How it works.** The store asks again and again whether it may acknowledge an offer. The first time starts the clock; the answer is "not yet" until the region is warm, cannot be warmed, or
-//! `warmup-timeout` is over. A "go" ends the hold, and the next offer starts a new one.
+//! **How it works.** The store asks again and again whether it may acknowledge an offer. The first time starts the clock; the
+//! answer is "not yet" until the region is warm, cannot be warmed, or `warmup-timeout` is over. A "go" ends the hold, and the next offer starts a new one.
 //!
 //! **Invariants.** A hold belongs to (region, leader, term): an offer by another leader or in another term never
 //! inherits it (tikv/tikv#18453). It lasts at most `warmup-timeout`.
@@ -48,7 +48,10 @@ impl Core {
         if !self.config.enabled || self.is_stopped || warmup_timeout.is_zero() {
             return Ack::Go;
         }
-        let Some(entry) = self.regions.get_mut(&region_id).filter(|entry| entry.life.local().is_some()) else {
+        let Some(entry) = self.regions.get_mut(&region_id) else {
+            return Ack::Go;
+        };
+        let Some(peer_id) = entry.life.local().map(|local| local.peer.peer_id) else {
             return Ack::Go;
         };
         if entry.hold.is_some_and(|hold| !hold.is_for(offer)) {
@@ -72,14 +75,14 @@ impl Core {
             || entry.warming.loads_lost() >= LOADS_LOST_HOPELESS
             || entry.intent.is_empty();
         let notice = if is_warm {
-            Notice::AckWarm { region_id, held: hold.held(now) }
+            Notice::AckWarm { region_id, peer_id, held: hold.held(now) }
         } else if hold.is_over(now) {
-            Notice::AckCold { region_id, reason: ColdReason::WarmupTimeout }
+            Notice::AckCold { region_id, peer_id, reason: ColdReason::WarmupTimeout }
         } else if is_hopeless {
-            Notice::AckCold { region_id, reason: ColdReason::CannotWarm }
+            Notice::AckCold { region_id, peer_id, reason: ColdReason::CannotWarm }
         } else {
             if is_new {
-                self.outbox.notice(Notice::AckHeld { region_id });
+                self.outbox.notice(Notice::AckHeld { region_id, peer_id });
             }
             if is_new || is_preloaded_now {
                 entry.warming.probe_soon(now);

@@ -42,6 +42,8 @@ pub struct PeerTag {
 pub enum Input {
     /// One Raft tick has passed.
     Tick,
+    /// Observers that hold leadership back may have come to agree; see [`Store::has_offers`](super::Store::has_offers).
+    AskObservers,
     /// From another store; not checked yet.
     RaftMessage(Box<RaftMessage>),
     /// A command to replicate, or to carry out on the leader; answered by [`Effect::Respond`].

@@ -87,6 +87,8 @@ pub struct Store<E: KvEngine, L: LogStore> {
     /// Peers that this store has made since it started.
     incarnations: u64,
     ticks_to_log_gc: usize,
+    /// Regions whose peer here has been offered leadership, and perhaps some where that is over.
+    offered: BTreeSet<u64>,
     /// Regions to look at in [`Store::finish`].
     dirty: BTreeSet<u64>,
     effects: effect::Effects,
@@ -153,6 +155,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             destroying: HashMap::new(),
             incarnations: 0,
             ticks_to_log_gc: 0,
+            offered: BTreeSet::new(),
             dirty: BTreeSet::new(),
             effects: effect::Effects::default(),
         };
@@ -205,6 +208,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
     pub fn handle(&mut self, input: Input) {
         match input {
             Input::Tick => self.on_tick(),
+            Input::AskObservers => self.ask_observers(),
             Input::RaftMessage(message) => self.on_raft_message(message),
             Input::Command { id, request } => self.on_command(id, *request),
             Input::Read { id, header } => self.on_read(id, &header),

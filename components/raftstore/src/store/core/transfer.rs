@@ -3,8 +3,8 @@
 //! # How it works
 //! 1. The leader asks observers (`pre_transfer_leader`) and offers leadership by a `MsgTransferLeader` that carries
 //!    what they want to send along.
-//! 2. The transferee asks its observers (`pre_ack_transfer_leader`), again on each tick, until they agree or the
-//!    deadline passes. Then it accepts by a `MsgTransferLeader` in the other direction.
+//! 2. The transferee asks its observers (`pre_ack_transfer_leader`), again with each [`Input::AskObservers`] and on each
+//!    tick, until they agree or the deadline passes. Then it accepts by a `MsgTransferLeader` in the other direction.
 //! 3. The leader has raft-rs bring the transferee up to date and hand over (`MsgTimeoutNow`).
 //!
 //! # Invariants
@@ -15,6 +15,8 @@ use kvproto::raft_cmdpb::{AdminCmdType, RaftCmdRequest, RaftCmdResponse};
 use raft::eraftpb::{Message, MessageType};
 use tikv_util::{debug, info, warn};
 
+#[cfg(doc)]
+use super::Input;
 use super::{Store, command::admin_response, peer::Peer};
 use crate::{
     Error, Result,
@@ -80,20 +82,29 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             let known = peer.offer.as_ref().filter(is_same);
             let ticks_left = known.map_or(self.config.hold_ticks_max(), |offer| offer.ticks_left);
             peer.offer = Some(Offer { message, ticks_left });
+            self.offered.insert(region_id);
             self.try_accept(region_id);
         }
     }
 
+    /// Whether observers hold offers back, and want to be asked again.
+    pub fn has_offers(&self) -> bool {
+        !self.offered.is_empty()
+    }
+
     /// Time passes for all offers.
     pub(super) fn on_transfer_tick(&mut self) {
-        let offered: Vec<u64> =
-            self.peers.iter().filter(|(_, peer)| peer.offer.is_some()).map(|(region_id, _)| *region_id).collect();
-        for region_id in offered {
-            if let Some(offer) = self.peers.get_mut(&region_id).and_then(|peer| peer.offer.as_mut()) {
+        for region_id in &self.offered {
+            if let Some(offer) = self.peers.get_mut(region_id).and_then(|peer| peer.offer.as_mut()) {
                 offer.ticks_left = offer.ticks_left.saturating_sub(1);
             }
-            self.try_accept(region_id);
         }
+        self.ask_observers();
+    }
+
+    pub(super) fn ask_observers(&mut self) {
+        self.offered.clone().into_iter().for_each(|region_id| self.try_accept(region_id));
+        self.offered.retain(|region_id| self.peers.get(region_id).is_some_and(|peer| peer.offer.is_some()));
     }
 
     fn try_accept(&mut self, region_id: u64) {

@@ -27,6 +27,10 @@ use crate::{
 /// first of them does not wait noticeably.
 const BATCH_MAX: usize = 512;
 
+/// Between two times that observers are asked whether they still hold leadership back. What they wait for is the load of a
+/// region, some tens of milliseconds; asking takes a microsecond.
+const ASK_OBSERVERS: Duration = Duration::from_millis(5);
+
 pub(super) struct StoreThread<E: KvEngine, L: LogStore, T> {
     core: Store<E, L>,
     kv: E,
@@ -36,6 +40,8 @@ pub(super) struct StoreThread<E: KvEngine, L: LogStore, T> {
     own: StoreHandle<E>,
     tick_interval: Duration,
     next_tick: Instant,
+    /// Meaningful while there are offers.
+    next_ask: Instant,
     last_id: u64,
     commands: HashMap<RequestId, WriteCallback>,
     reads: HashMap<RequestId, (u64, ReadCallback<E>)>,
@@ -63,6 +69,7 @@ impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
             own,
             tick_interval,
             next_tick: now() + tick_interval,
+            next_ask: now(),
             last_id: 0,
             commands: HashMap::new(),
             reads: HashMap::new(),
@@ -74,7 +81,7 @@ impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
         info!("store started"; "store_id" => self.core.store_id());
         self.carry_out();
         loop {
-            let message = match receiver.recv_timeout(self.next_tick.saturating_duration_since(now())) {
+            let message = match receiver.recv_timeout(self.next_deadline().saturating_duration_since(now())) {
                 Ok(message) => Some(message),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -90,12 +97,20 @@ impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
                 self.next_tick = now() + self.tick_interval;
                 self.core.handle(Input::Tick);
             }
+            if self.core.has_offers() && now() >= self.next_ask {
+                self.next_ask = now() + ASK_OBSERVERS;
+                self.core.handle(Input::AskObservers);
+            }
             self.carry_out();
             if stop {
                 break;
             }
         }
         self.stop();
+    }
+
+    fn next_deadline(&self) -> Instant {
+        if self.core.has_offers() { self.next_tick.min(self.next_ask) } else { self.next_tick }
     }
 
     fn take_in(&mut self, message: StoreMessage<E>) {

@@ -49,6 +49,28 @@ fn transferee_is_asked_again_on_ticks_until_it_agrees() {
 }
 
 #[test]
+fn transferee_is_asked_again_between_ticks_and_only_while_it_is_offered_leadership() {
+    let mut harness = Harness::new(&[1, 2, 3]);
+    harness.elect(1);
+    hold_back(&mut harness, 2, true);
+    harness.command(1, transfer_leader(new_peer(2, 102)));
+    harness.settle();
+    assert!(harness.core(2).has_offers());
+    harness.node(2).recorder.take();
+    harness.input(2, Input::AskObservers);
+    assert_eq!(offers(&harness.node(2).recorder.take()), 1);
+
+    hold_back(&mut harness, 2, false);
+    harness.input(2, Input::AskObservers);
+    assert!(!harness.core(2).has_offers());
+    harness.settle();
+    assert!(harness.status(2).unwrap().is_leader(), "no tick was needed");
+    harness.node(2).recorder.take();
+    harness.input(2, Input::AskObservers);
+    assert_eq!(offers(&harness.node(2).recorder.take()), 0);
+}
+
+#[test]
 fn transferee_that_never_agrees_leads_after_the_deadline_and_repeating_the_offer_does_not_extend_it() {
     let mut harness = Harness::new(&[1, 2, 3]);
     harness.elect(1);
@@ -80,6 +102,7 @@ fn offer_is_void_when_another_leader_takes_over() {
         harness.tick();
     }
     assert_eq!(offers(&harness.node(2).recorder.take()), 0, "nobody offers any more");
+    assert!(!harness.core(2).has_offers());
     assert!(harness.status(3).unwrap().is_leader());
 }
 

@@ -28,9 +28,6 @@ const OFFER_AGAIN: Duration = Duration::from_millis(500);
 /// The ids of replicas that are added begin here.
 const FIRST_NEW_PEER: u64 = 1_000_000;
 
-/// Between two moves of a round.
-const PAUSE: Duration = Duration::from_millis(20);
-
 #[derive(Default)]
 pub(super) struct Moves {
     pub(super) arrivals: Vec<Arrival>,
@@ -56,8 +53,8 @@ struct Move {
     offered: Option<Instant>,
 }
 
-/// Moves `count` leaders to the next store, one after the other; goes on where `moves` has got to.
-pub(super) fn round(stage: &Stage, count: u32, moves: &mut Moves) {
+/// Moves `count` leaders to the next store, one after the other with a pause in between; goes on where `moves` has got to.
+pub(super) fn round(stage: &Stage, count: u32, pause: Duration, moves: &mut Moves) {
     let begin = u32::try_from(moves.took.len() + moves.failed).expect("there are fewer moves");
     let regions = stage.region_ids.iter().cycle().skip(begin as usize % stage.region_ids.len());
     for (number, region_id) in (begin..begin + count).zip(regions) {
@@ -67,7 +64,7 @@ pub(super) fn round(stage: &Stage, count: u32, moves: &mut Moves) {
             replace(stage, *region_id, to_store, FIRST_NEW_PEER + u64::from(number));
         }
         carry_out(stage, vec![(*region_id, to_store)], moves);
-        stage.pause(PAUSE);
+        stage.pause(pause);
     }
     moves.arrivals.extend(stage.view.take_arrivals());
 }

@@ -6,7 +6,8 @@
 //! because leadership is on its way, is sent again to whoever leads then, and its time goes on.
 //!
 //! **Invariants.** A read is counted under the phase in which it began. In the steady phase all count; in the others those
-//! that began within [`AFTER`] of the last arrival of their region's leadership, and not before it.
+//! that began within [`AFTER`] of the last arrival of their region's leadership, and apart from them those that were under
+//! way when leadership arrived.
 //!
 //! **Must not** keep up a rate: a slow read delays the next one of its thread, so slow reads are counted less often than
 //! an open system would see them. All policies are measured the same way.
@@ -17,7 +18,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use engine_traits::{Cf, IterBounds, Iterator as _, ReadSource, Snapshot as _};
@@ -41,42 +42,98 @@ const MICROS_MAX: u64 = 600_000_000;
 const RETRY: Duration = Duration::from_millis(1);
 
 /// Reads of one kind.
+#[derive(Default)]
 pub(super) struct Reads {
-    micros: Histogram<u64>,
+    pub(super) whole: Latencies,
+    /// Until there was a snapshot to read from.
+    pub(super) wait: Latencies,
+    /// Of the rows, from the snapshot.
+    pub(super) scan: Latencies,
     pub(super) total: u64,
     /// Served by the disk.
     pub(super) cold: u64,
+    /// Sent more than once.
+    pub(super) refused: u64,
+}
+
+pub(super) struct Latencies(Histogram<u64>);
+
+/// What became of a read.
+struct Outcome {
+    wait: Duration,
+    scan: Duration,
+    is_cold: bool,
+    is_refused: bool,
 }
 
 #[derive(Default)]
 pub(super) struct AllReads {
     pub(super) steady: Reads,
-    pub(super) round: Reads,
-    pub(super) rolling_restart: Reads,
+    pub(super) round: Moved,
+    pub(super) rolling_restart: Moved,
 }
 
-impl Default for Reads {
+/// Reads around a move of their region.
+#[derive(Default)]
+pub(super) struct Moved {
+    /// Begun before leadership arrived, and ended later.
+    pub(super) during: Reads,
+    pub(super) after: Reads,
+}
+
+impl Default for Latencies {
     fn default() -> Self {
-        let micros = Histogram::new_with_max(MICROS_MAX, 3).expect("three digits are allowed");
-        Self { micros, total: 0, cold: 0 }
+        Self(Histogram::new_with_max(MICROS_MAX, 3).expect("three digits are allowed"))
+    }
+}
+
+impl Latencies {
+    pub(super) fn millis(&self, percentile: f64) -> f64 {
+        self.0.value_at_percentile(percentile) as f64 / 1000.0
+    }
+
+    fn add(&mut self, latency: Duration) {
+        self.0.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(MICROS_MAX));
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("both have the same shape");
     }
 }
 
 impl Reads {
-    pub(super) fn millis(&self, percentile: f64) -> f64 {
-        self.micros.value_at_percentile(percentile) as f64 / 1000.0
-    }
-
-    fn add(&mut self, latency: Duration, is_cold: bool) {
-        self.micros.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(MICROS_MAX));
+    fn add(&mut self, read: &Outcome) {
+        self.whole.add(read.wait + read.scan);
+        self.wait.add(read.wait);
+        self.scan.add(read.scan);
         self.total += 1;
-        self.cold += u64::from(is_cold);
+        self.cold += u64::from(read.is_cold);
+        self.refused += u64::from(read.is_refused);
     }
 
     fn merge(&mut self, other: &Self) {
-        self.micros.add(&other.micros).expect("both have the same shape");
+        self.whole.merge(&other.whole);
+        self.wait.merge(&other.wait);
+        self.scan.merge(&other.scan);
         self.total += other.total;
         self.cold += other.cold;
+        self.refused += other.refused;
+    }
+}
+
+impl Moved {
+    fn add(&mut self, read: &Outcome, began: Instant, leaders: [Option<Instant>; 2]) {
+        let [before, after] = leaders;
+        if before != after {
+            self.during.add(read);
+        } else if before.is_some_and(|at| began.saturating_duration_since(at) < AFTER) {
+            self.after.add(read);
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.during.merge(&other.during);
+        self.after.merge(&other.after);
     }
 }
 
@@ -117,22 +174,22 @@ fn read_on(view: &View, region_ids: &[u64], seed: u64, is_stopped: &AtomicBool) 
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let number = usize::try_from(random >> 33).unwrap_or(0) % region_ids.len();
         let (phase, began) = (view.phase(), now());
-        let arrived = view.leader(region_ids[number]).map(|leader| leader.at);
-        let Some(source) = read(view, region_ids[number], number, is_stopped) else { continue };
-        let is_cold = source != ReadSource::Memory;
-        let is_after = arrived.is_some_and(|at| began.saturating_duration_since(at) < AFTER);
+        let arrival = || view.leader(region_ids[number]).map(|leader| leader.at);
+        let arrived = arrival();
+        let Some(outcome) = read(view, region_ids[number], number, is_stopped) else { continue };
         match phase {
-            Phase::Steady => all.steady.add(began.elapsed(), is_cold),
-            Phase::Round if is_after => all.round.add(began.elapsed(), is_cold),
-            Phase::RollingRestart if is_after => all.rolling_restart.add(began.elapsed(), is_cold),
-            Phase::Idle | Phase::Round | Phase::RollingRestart => {}
+            Phase::Idle => {}
+            Phase::Steady => all.steady.add(&outcome),
+            Phase::Round => all.round.add(&outcome, began, [arrived, arrival()]),
+            Phase::RollingRestart => all.rolling_restart.add(&outcome, began, [arrived, arrival()]),
         }
     }
     all
 }
 
-/// Reads from the leader, whoever that becomes; where that was served from. `None` when there is no time left.
-fn read(view: &View, region_id: u64, number: usize, is_stopped: &AtomicBool) -> Option<ReadSource> {
+/// Reads from the leader, whoever that becomes. `None` when there is no time left.
+fn read(view: &View, region_id: u64, number: usize, is_stopped: &AtomicBool) -> Option<Outcome> {
+    let began = now();
     let mut refusals = 0_u32;
     while !is_stopped.load(Ordering::Relaxed) {
         let leader = view.leader(region_id)?;
@@ -147,6 +204,7 @@ fn read(view: &View, region_id: u64, number: usize, is_stopped: &AtomicBool) -> 
             wait::within(RETRY, || None::<()>);
             continue;
         };
+        let wait = began.elapsed();
         let number = u32::try_from(number).expect("there are fewer regions");
         let end = keys::data_key(prefix(number + 1).as_bytes());
         let bounds = IterBounds::new(keys::data_key(&key(number, 0)), end);
@@ -157,7 +215,8 @@ fn read(view: &View, region_id: u64, number: usize, is_stopped: &AtomicBool) -> 
             std::hint::black_box(rows.value());
             is_there = rows.next().expect("the engine reads");
         }
-        return Some(snapshot.snapshot.source());
+        let is_cold = snapshot.snapshot.source() != ReadSource::Memory;
+        return Some(Outcome { wait, scan: began.elapsed() - wait, is_cold, is_refused: refusals > 0 });
     }
     None
 }
@@ -169,11 +228,21 @@ mod tests {
     #[test]
     fn percentiles_are_of_what_was_read() {
         let mut reads = Reads::default();
-        (1..=1000).for_each(|millis| reads.add(Duration::from_millis(millis), millis > 990));
+        let outcome = |millis| Outcome {
+            wait: Duration::from_millis(millis),
+            scan: Duration::from_millis(1000 + millis),
+            is_cold: millis > 990,
+            is_refused: millis > 995,
+        };
+        (1..=1000).map(outcome).for_each(|outcome| reads.add(&outcome));
         let mut both = Reads::default();
         both.merge(&reads);
-        // The histogram keeps three digits.
-        assert!((both.millis(50.0) - 500.0).abs() < 2.0 && (both.millis(99.9) - 999.0).abs() < 2.0);
-        assert_eq!((both.total, both.cold), (1000, 10));
+        // The histograms keep three digits.
+        let is_near = |latencies: &Latencies, percentile, millis: f64| {
+            (latencies.millis(percentile) - millis).abs() < millis / 500.0
+        };
+        assert!(is_near(&both.wait, 50.0, 500.0) && is_near(&both.wait, 99.9, 999.0));
+        assert!(is_near(&both.scan, 50.0, 1500.0) && is_near(&both.whole, 50.0, 2000.0));
+        assert_eq!((both.total, both.cold, both.refused), (1000, 10, 5));
     }
 }

@@ -101,22 +101,26 @@ pub(crate) fn send_failed(region_id: u64, error: &raftstore::Error) {
 
 fn log(notice: &Notice) {
     match notice {
-        Notice::Parked { region_id, from, why, first: true } => match why {
+        Notice::Parked { region_id, peer_id, from, why, first: true } => match why {
             Provisional::RegionNotInitialized => info!("preload request reached an uninitialized peer, parked";
-                "region_id" => region_id, "from_peer_id" => from.peer_id, "from_store_id" => from.store_id),
+                "region_id" => region_id, "peer_id" => peer_id,
+                "from_peer_id" => from.peer_id, "from_store_id" => from.store_id),
             Provisional::DataIsNotReady | Provisional::EpochNotMatch(_) | Provisional::Accepted => {
                 info!("preload request reached a peer that is not ready, parked";
-                    "region_id" => region_id, "from_peer_id" => from.peer_id, "reason" => why.label())
+                    "region_id" => region_id, "peer_id" => peer_id,
+                    "from_peer_id" => from.peer_id, "from_store_id" => from.store_id, "reason" => why.label())
             }
         },
-        Notice::Parked { region_id, from, why, first: false } => {
+        Notice::Parked { region_id, peer_id, from, why, first: false } => {
             debug!("preload request parked";
-                "region_id" => region_id, "from_peer_id" => from.peer_id, "reason" => why.label())
+                "region_id" => region_id, "peer_id" => peer_id, "from_peer_id" => from.peer_id, "reason" => why.label())
         }
-        Notice::Forwarded { region_id } => debug!("preload request forwarded"; "region_id" => region_id),
-        Notice::Rejected { region_id, from, why } => {
+        Notice::Forwarded { region_id, peer_id } => {
+            debug!("preload request forwarded"; "region_id" => region_id, "peer_id" => peer_id)
+        }
+        Notice::Rejected { region_id, peer_id, from, why } => {
             debug!("preload request rejected";
-                "region_id" => region_id, "from_peer_id" => from.peer_id, "reason" => %why)
+                "region_id" => region_id, "peer_id" => peer_id, "from_peer_id" => from.peer_id, "reason" => %why)
         }
         // Counted; logging each would flood the log when it happens.
         Notice::Dropped { region_id } => {
@@ -125,21 +129,24 @@ fn log(notice: &Notice) {
         Notice::Malformed { region_id, what } => {
             debug!("malformed preload message"; "region_id" => region_id, "reason" => %what)
         }
-        Notice::Finished { region_id, label, waited } => {
-            debug!("preload request finished"; "region_id" => region_id, "verdict" => label, "waited" => ?waited)
+        Notice::Finished { region_id, peer_id, label, waited } => {
+            debug!("preload request finished";
+                "region_id" => region_id, "peer_id" => peer_id, "verdict" => label, "waited" => ?waited)
         }
-        Notice::Warm { region_id, source, loads, took } => {
-            debug!("region is warm";
-                "region_id" => region_id, "source" => source.label(), "loads" => loads, "took" => ?took)
+        Notice::Warm { region_id, peer_id, source, loads, took } => {
+            debug!("region is warm"; "region_id" => region_id, "peer_id" => peer_id,
+                "source" => source.label(), "loads" => loads, "took" => ?took)
         }
-        Notice::LoadLost { region_id, attempts } => {
-            debug!("load of a region was refused, failed or evicted"; "region_id" => region_id, "attempts" => attempts)
+        Notice::LoadLost { region_id, peer_id, attempts } => {
+            debug!("load of a region was refused, failed or evicted";
+                "region_id" => region_id, "peer_id" => peer_id, "attempts" => attempts)
         }
-        Notice::SnapshotVoid { region_id } => {
-            info!("snapshot arrived and was not applied in time, loads go on"; "region_id" => region_id)
+        Notice::SnapshotVoid { region_id, peer_id } => {
+            info!("snapshot arrived and was not applied in time, loads go on";
+                "region_id" => region_id, "peer_id" => peer_id)
         }
-        Notice::UninitializedDestroyed { region_id } => {
-            info!("uninitialized peer destroyed, nothing to evict"; "region_id" => region_id)
+        Notice::UninitializedDestroyed { region_id, peer_id } => {
+            info!("uninitialized peer destroyed, nothing to evict"; "region_id" => region_id, "peer_id" => peer_id)
         }
         Notice::MalformedMetadata(error) => {
             warn!("malformed region metadata"; "region_id" => error.region_id, "err" => %error.reason)

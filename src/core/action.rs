@@ -102,16 +102,20 @@ pub enum ColdReason {
 pub enum Notice {
     Forwarded {
         region_id: u64,
+        /// Of the peer that was asked, as in the next two.
+        peer_id: u64,
     },
     /// `first` when no other request waits for the region.
     Parked {
         region_id: u64,
+        peer_id: u64,
         from: Address,
         why: Provisional,
         first: bool,
     },
     Rejected {
         region_id: u64,
+        peer_id: u64,
         from: Address,
         why: Rejection,
     },
@@ -126,12 +130,14 @@ pub enum Notice {
     /// A waiting request got its final answer.
     Finished {
         region_id: u64,
+        peer_id: u64,
         label: &'static str,
         waited: Duration,
     },
     /// The region was found in the cache, after `loads` loads and so long after it was first wanted, or its data changed.
     Warm {
         region_id: u64,
+        peer_id: u64,
         source: Source,
         loads: u32,
         took: Duration,
@@ -139,15 +145,19 @@ pub enum Notice {
     /// A load was refused, failed, or was evicted before it was seen to be done; `attempts` in a row.
     LoadLost {
         region_id: u64,
+        peer_id: u64,
         attempts: u32,
     },
     /// A snapshot came in, and nothing came of it in time.
     SnapshotVoid {
         region_id: u64,
+        /// 0 while no hook has told it, as in the next one.
+        peer_id: u64,
     },
     /// An uninitialized peer was destroyed; TiKV's evict hook would have asserted.
     UninitializedDestroyed {
         region_id: u64,
+        peer_id: u64,
     },
     MalformedMetadata(NotInitialized),
     RegionTableFull {

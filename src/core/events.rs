@@ -77,7 +77,9 @@ impl Core {
     /// The peer of `region` is destroyed, or about to be: `on_destroy_peer`, which a store calls once for each peer.
     pub fn peer_destroyed(&mut self, region: &Region, now: Duration) {
         if region.get_peers().is_empty() {
-            self.outbox.notice(Notice::UninitializedDestroyed { region_id: region.get_id() });
+            let region_id = region.get_id();
+            let peer_id = self.regions.get(&region_id).and_then(|entry| entry.life.peer_id()).unwrap_or(0);
+            self.outbox.notice(Notice::UninitializedDestroyed { region_id, peer_id });
         }
         self.region_gone(region, now);
     }

@@ -118,6 +118,7 @@ impl Intent {
             let body = AnswerBody::Final(end);
             outbox.notice(Notice::Finished {
                 region_id: waiting.request.region_id,
+                peer_id: waiting.request.to.peer_id,
                 label: body.label(),
                 waited: now.saturating_sub(waiting.arrived),
             });

@@ -260,7 +260,12 @@ impl Core {
     }
 
     fn reject(&mut self, request: PreloadRequest, why: Rejection) {
-        self.outbox.notice(Notice::Rejected { region_id: request.region_id, from: request.from, why });
+        self.outbox.notice(Notice::Rejected {
+            region_id: request.region_id,
+            peer_id: request.to.peer_id,
+            from: request.from,
+            why,
+        });
         let epoch = self.regions.get(&request.region_id).and_then(|entry| entry.life.epoch());
         self.outbox.answer(request, AnswerBody::Final(Final::Rejected(why)), epoch);
     }
@@ -283,8 +288,8 @@ impl Core {
         }
         entry.warming.probe_soon(now);
         self.outbox.notice(match why {
-            None => Notice::Forwarded { region_id },
-            Some(why) => Notice::Parked { region_id, from: request.from, why, first },
+            None => Notice::Forwarded { region_id, peer_id: request.to.peer_id },
+            Some(why) => Notice::Parked { region_id, peer_id: request.to.peer_id, from: request.from, why, first },
         });
         self.upkeep(region_id, now);
     }
@@ -339,13 +344,13 @@ impl Core {
         if state == CacheState::Active {
             if let Some(source) = source.filter(|_| was != Some(CacheState::Active)) {
                 let took = now.saturating_sub(wanted_since);
-                ending.outbox.notice(Notice::Warm { region_id, source, loads, took });
+                ending.outbox.notice(Notice::Warm { region_id, peer_id: local.peer.peer_id, source, loads, took });
             }
             entry.intent.offered_until = None;
             let is_met = |waiting: &Waiting| !epoch.is_older_than(waiting.request.epoch);
             entry.intent.finish(&mut ending, |waiting| is_met(waiting).then_some(Final::Warm));
         } else if attempts > lost {
-            ending.outbox.notice(Notice::LoadLost { region_id, attempts });
+            ending.outbox.notice(Notice::LoadLost { region_id, peer_id: local.peer.peer_id, attempts });
             if attempts >= self.config.load_attempts_max {
                 entry.intent.reject_all(&mut ending, Rejection::RefusedByCache);
             }

@@ -73,7 +73,7 @@ impl RegionEntry {
         let Upkeep { region_id, now, destroyed_peer_id, .. } = upkeep;
         if self.life.snapshot_deadline().is_some_and(|void_at| void_at <= now) {
             if matches!(self.life.snapshot, SnapshotPhase::Announced { .. }) {
-                upkeep.outbox.notice(Notice::SnapshotVoid { region_id });
+                upkeep.outbox.notice(Notice::SnapshotVoid { region_id, peer_id: self.life.peer_id().unwrap_or(0) });
             }
             self.life.snapshot = SnapshotPhase::Idle;
             self.warming.restart(self.warming.generation, now);

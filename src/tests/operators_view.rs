@@ -41,6 +41,22 @@ fn every_line_that_is_logged_above_debug_is_explained() {
     }
 }
 
+/// Several peers of a region may log into one file, one after another or in one process.
+#[test]
+fn every_line_about_a_peer_names_region_and_peer() {
+    let source = include_str!("../report.rs");
+    let lines = ["info!(\"", "debug!(\""].iter().flat_map(|start| source.split(start).skip(1));
+    let of_notices = lines.filter_map(|rest| rest.split(')').next()).filter(|line| line.contains("\"region_id\""));
+    // Where there is no peer to name: the message was thrown away, could not be read, or could not be sent.
+    let without_peer = ["dropped", "malformed preload message", "not tracked", "message not sent"];
+    let of_peers: Vec<_> =
+        of_notices.filter(|line| without_peer.iter().all(|without| !line.contains(without))).collect();
+    assert!(of_peers.len() > 15, "{of_peers:?}");
+    for line in of_peers {
+        assert!(line.contains("peer_id\" =>"), "{line}");
+    }
+}
+
 #[test]
 fn readme_lists_every_key_with_its_default() {
     let defaults = toml::Table::try_from(Config::default()).unwrap();

@@ -19,6 +19,7 @@ use kvproto::{
 };
 use protobuf::Message;
 
+use super::birth;
 use crate::{Error, Result};
 
 /// Index and term at which a bootstrapped region begins. More than 0, so that a peer whose log is empty always needs a
@@ -69,6 +70,14 @@ pub(crate) fn local_state(region: Region, state: PeerState) -> RegionLocalState 
     let mut local = RegionLocalState::default();
     local.set_state(state);
     local.set_region(region);
+    local
+}
+
+/// The local state of a region that has just come out of a split.
+pub(crate) fn local_state_of_new(region: Region) -> RegionLocalState {
+    let birth = birth::of(&region);
+    let mut local = local_state(region, PeerState::Normal);
+    local.set_birth(birth);
     local
 }
 

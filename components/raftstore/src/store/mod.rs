@@ -7,6 +7,7 @@
 //! - [`local_state`]: what a store keeps about its regions, and where.
 
 pub mod apply;
+mod birth;
 mod config;
 pub mod core;
 pub mod data;

@@ -7,6 +7,11 @@ pub fn is_initialized(region: &Region) -> bool {
     !region.get_peers().is_empty()
 }
 
+/// Whether two regions have keys in common.
+pub(crate) fn overlap(one: &Region, other: &Region) -> bool {
+    keys::enc_start_key(one) < keys::enc_end_key(other) && keys::enc_start_key(other) < keys::enc_end_key(one)
+}
+
 /// The peer of `region` on `store_id`.
 pub fn find_peer(region: &Region, store_id: u64) -> Option<&Peer> {
     region.get_peers().iter().find(|peer| peer.get_store_id() == store_id)

@@ -22,7 +22,7 @@ use engine_traits::{KvEngine, WriteBatch};
 use kvproto::{
     metapb::{Peer, Region},
     raft_cmdpb::{AdminCmdType, CommitMergeRequest, RaftCmdRequest, RaftCmdResponse},
-    raft_serverpb::{MergeState, PeerState, RaftApplyState, RegionLocalState},
+    raft_serverpb::{MergeState, PeerState, RaftApplyState, RegionBirth, RegionLocalState},
 };
 use protobuf::Message;
 use raft::eraftpb::{ConfChange, Entry, EntryType};
@@ -56,6 +56,7 @@ pub struct Applier {
     /// Set while the region is being merged into another one.
     merge: Option<MergeState>,
     absorbed: Absorbed,
+    birth: RegionBirth,
     /// Entries that are not applied yet: while a source is awaited, the one that commits its merge is the first.
     queue: VecDeque<Entry>,
     source: Source,
@@ -149,6 +150,7 @@ impl Applier {
             tag,
             merge: local.has_merge_state().then(|| local.take_merge_state()),
             absorbed: Absorbed::new(local.take_merged_records().into_vec()),
+            birth: local.take_birth(),
             region: local.take_region(),
             apply_state,
             applied_term,
@@ -312,6 +314,7 @@ impl Applier {
             local.set_merge_state(merge.clone());
         }
         local.set_merged_records(self.absorbed.to_records().into());
+        local.set_birth(self.birth.clone());
         local
     }
 

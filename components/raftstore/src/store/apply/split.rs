@@ -8,7 +8,6 @@ use engine_traits::WriteBatch;
 use kvproto::{
     metapb::Region,
     raft_cmdpb::{AdminCmdType, AdminRequest, AdminResponse, BatchSplitRequest},
-    raft_serverpb::PeerState,
 };
 
 use super::{Applier, Change, Executed, Urgency};
@@ -16,7 +15,8 @@ use crate::{
     Error, Result,
     store::{
         local_state::{
-            RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM, apply_state_at, local_state, put_apply_state, put_local_state,
+            RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM, apply_state_at, local_state_of_new, put_apply_state,
+            put_local_state,
         },
         region::contains_key,
     },
@@ -112,7 +112,7 @@ impl Applier {
     pub(super) fn split(&mut self, request: &BatchSplitRequest, batch: &mut WriteBatch) -> Result<Executed> {
         let Pieces { derived, new_regions } = split(self.region(), request)?;
         for region in &new_regions {
-            put_local_state(batch, &local_state(region.clone(), PeerState::Normal));
+            put_local_state(batch, &local_state_of_new(region.clone()));
             put_apply_state(batch, region.get_id(), &apply_state_at(RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM));
         }
         let mut response = AdminResponse::default();

@@ -62,7 +62,7 @@ use super::{
     apply::Applier,
     config::Config,
     local_state::{RAFT_INIT_LOG_INDEX, load_apply_state, load_region_states},
-    region::{find_peer, is_initialized},
+    region::{find_peer, is_initialized, overlap},
 };
 use crate::{
     Error, Result,
@@ -363,9 +363,4 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let mut others = replaced.chain(brought).chain(received).chain(doomed);
         others.find(|other| other.get_id() != region.get_id() && overlap(other, region)).map(Region::get_id)
     }
-}
-
-/// Whether two initialized regions have keys in common.
-fn overlap(one: &Region, other: &Region) -> bool {
-    keys::enc_start_key(one) < keys::enc_end_key(other) && keys::enc_start_key(other) < keys::enc_end_key(one)
 }

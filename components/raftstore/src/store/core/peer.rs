@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use engine_traits::LogStore;
 use kvproto::{
     metapb::{Peer as PeerMeta, Region, RegionEpoch},
-    raft_serverpb::{PeerState, RaftApplyState, RaftLocalState, RaftMessage, RegionLocalState},
+    raft_serverpb::{PeerState, RaftApplyState, RaftLocalState, RaftMessage, RegionBirth, RegionLocalState},
 };
 use raft::{
     ProgressState, RawNode, StateRole,
@@ -94,6 +94,8 @@ pub(super) struct Peer<L: LogStore> {
     pub(super) merge: Option<Merge>,
     /// The regions that were merged into this one.
     pub(super) absorbed: Absorbed,
+    /// What this one began as.
+    pub(super) birth: RegionBirth,
     /// Set when another region here is taking over this one's range.
     pub(super) seal: Option<Seal>,
     /// An offer of leadership that this peer has not answered yet.
@@ -144,6 +146,7 @@ impl<L: LogStore> Peer<L> {
             deferred_entries: Vec::new(),
             merge: local.has_merge_state().then(|| Merge::new(local.take_merge_state())),
             absorbed: Absorbed::new(local.take_merged_records().into_vec()),
+            birth: local.take_birth(),
             seal: None,
             offer: None,
             silent_ticks: 0,
@@ -250,6 +253,7 @@ impl<L: LogStore> Peer<L> {
             local.set_merge_state(merge.state.clone());
         }
         local.set_merged_records(self.absorbed.to_records().into());
+        local.set_birth(self.birth.clone());
         local
     }
 

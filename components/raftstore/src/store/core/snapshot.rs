@@ -34,14 +34,18 @@ use raft::{SnapshotStatus, StateRole, eraftpb};
 use tikv_util::{info, warn};
 
 use super::{
-    ApplierEffect, ApplySnapshot, Delivery, Effect, Input, LogWrite, PeerTag, Store, absorb::tombstone_of_merged,
-    destroy::Destroying, peer::Origin, snapshot_offer::SnapshotOffer,
+    ApplierEffect, ApplySnapshot, Delivery, Effect, Input, LogWrite, PeerTag, Store,
+    absorb::tombstone_of_merged,
+    destroy::Destroying,
+    peer::{Origin, Peer},
+    snapshot_offer::SnapshotOffer,
 };
 use crate::{
     Error, Result,
     coprocessor::RegionChangeEvent,
     store::{
         SnapKey, Snapshot,
+        birth::is_ahead,
         local_state::{apply_state_at, load_apply_state},
         region::{find_peer, is_initialized},
         snapshot::Direction,
@@ -136,6 +140,9 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         if listed.is_none_or(|listed| listed.get_id() != peer.meta.get_id()) {
             return refused("it does not list this peer");
         }
+        if let Some(other) = self.split_to_come(&snapshot) {
+            return refused(&format!("the split between it and region {other} is still to come"));
+        }
         if let Some(other) = self.overlapping_claim(snapshot.region()) {
             return refused(&format!("its range overlaps region {other}"));
         }
@@ -147,6 +154,19 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
             peer.received_snapshot = Some(snapshot);
         }
         true
+    }
+
+    /// A region that is on the other side of a split that is still to come here: one of it and what `snapshot` brings would
+    /// come out of the other, and is what it has become since. A region that the snapshot absorbs is split no more.
+    fn split_to_come(&self, snapshot: &Snapshot) -> Option<u64> {
+        let region_id = snapshot.region().get_id();
+        let is_new = self.peers.get(&region_id).is_some_and(|peer| !peer.is_initialized());
+        let absorbed = snapshot.absorbed();
+        let is_apart = |peer: &Peer<L>| {
+            let makes_it = is_new && is_ahead(snapshot.birth(), peer.region());
+            makes_it && absorbed.find(peer.region()).is_none() || is_ahead(&peer.birth, snapshot.region())
+        };
+        self.peers.iter().find(|(id, peer)| **id != region_id && is_apart(peer)).map(|(id, _)| *id)
     }
 
     /// raft-rs has taken `raw` as its state. Adds to `batch` what makes it so on disk.
@@ -182,6 +202,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         let region = accepted.snapshot.region().clone();
         let absorbs = accepted.absorbs.clone();
         peer.absorbed = accepted.snapshot.absorbed();
+        peer.birth = accepted.snapshot.birth().clone();
         peer.merge = None;
         if let Some(before) = &accepted.replaces {
             self.ranges.remove(&keys::enc_end_key(before));

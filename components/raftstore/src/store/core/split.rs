@@ -11,13 +11,10 @@
 //! # Invariants
 //! - A new peer sends nothing before its initial state is in the log.
 //! - The range of a new region belongs to nobody else here: it was the split region's.
+//! - An initialized peer of a new region is never here already: its snapshot waits for the split (`store/birth.rs`).
 
 use engine_traits::{KvEngine, LogBatch, LogOp, LogStore};
-use kvproto::{
-    metapb::Region,
-    raft_cmdpb::BatchSplitRequest,
-    raft_serverpb::{PeerState, RaftLocalState},
-};
+use kvproto::{metapb::Region, raft_cmdpb::BatchSplitRequest, raft_serverpb::RaftLocalState};
 use raft::StateRole;
 use tikv_util::{info, warn};
 
@@ -25,7 +22,7 @@ use super::{Effect, Input, LogWrite, PeerTag, Remains, Store, peer::Origin, snap
 use crate::{
     Error, Result,
     coprocessor::{RegionChangeEvent, RegionChangeReason},
-    store::local_state::{RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM, apply_state_at, local_state},
+    store::local_state::{RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM, apply_state_at, local_state_of_new},
 };
 
 impl<E: KvEngine, L: LogStore> Store<E, L> {
@@ -97,7 +94,7 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
         };
         let raft_state = initial_raft_state(known.unwrap_or_default());
         let apply_state = apply_state_at(RAFT_INIT_LOG_INDEX, RAFT_INIT_LOG_TERM);
-        let local = local_state(region.clone(), PeerState::Normal);
+        let local = local_state_of_new(region.clone());
         let mut peer = self.new_peer(Origin { meta, local, raft_state: raft_state.clone(), apply_state })?;
         let batch = LogBatch { ops: vec![LogOp::RaftState { region_id, state: raft_state }] };
         let answer = Some(Input::Persisted { tag: peer.tag(), ready: peer.await_initial_state() });

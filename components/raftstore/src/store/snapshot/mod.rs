@@ -25,7 +25,9 @@ mod send;
 use engine_traits::Cf;
 use kvproto::{
     metapb::Region,
-    raft_serverpb::{MergedRecord, PeerState, RaftMessage, RaftSnapshotData, RegionLocalState, SnapshotCFFile},
+    raft_serverpb::{
+        MergedRecord, PeerState, RaftMessage, RaftSnapshotData, RegionBirth, RegionLocalState, SnapshotCFFile,
+    },
 };
 use protobuf::Message as _;
 use raft::eraftpb::{self, MessageType};
@@ -83,6 +85,7 @@ pub struct Snapshot {
     key: SnapKey,
     region: Region,
     merged_records: Vec<MergedRecord>,
+    birth: RegionBirth,
     files: Vec<CfFile>,
 }
 
@@ -103,6 +106,7 @@ fn payload(local: &RegionLocalState, files: &[CfFile]) -> RaftSnapshotData {
     data.set_version(VERSION);
     data.set_region(local.get_region().clone());
     data.set_merged_records(local.get_merged_records().to_vec().into());
+    data.set_birth(local.get_birth().clone());
     data.set_file_size(files.iter().map(|file| file.size_bytes).sum());
     for file in files {
         let mut wire = SnapshotCFFile::default();
@@ -131,7 +135,8 @@ impl Snapshot {
         }
         let files = parse_files(&data).map_err(invalid)?;
         let merged_records = data.take_merged_records().into_vec();
-        Ok(Self { key: SnapKey::new(region_id, snapshot), region: data.take_region(), merged_records, files })
+        let (region, birth) = (data.take_region(), data.take_birth());
+        Ok(Self { key: SnapKey::new(region_id, snapshot), region, merged_records, birth, files })
     }
 
     pub fn key(&self) -> SnapKey {
@@ -148,10 +153,16 @@ impl Snapshot {
         Absorbed::new(self.merged_records.clone())
     }
 
+    /// What the region began as.
+    pub(crate) fn birth(&self) -> &RegionBirth {
+        &self.birth
+    }
+
     /// What is on disk about the region once the snapshot is applied.
     pub(crate) fn local_state(&self) -> RegionLocalState {
         let mut local = local_state(self.region().clone(), PeerState::Normal);
         local.set_merged_records(self.merged_records.clone().into());
+        local.set_birth(self.birth.clone());
         local
     }
 

@@ -760,3 +760,108 @@ fn regions_can_be_merged_and_split_again_and_again() {
     assert_merged(&mut harness, low, REGION_ID);
     assert_eq!(local_state(&mut harness, 2, low).get_merged_records().len(), 4, "the source's records come along");
 }
+
+/// A region may lose all of the range that it began with. Where the split that makes it is still to come, it must not be
+/// there already: the split would write what the region began with over what it is.
+#[test]
+fn region_that_has_moved_away_from_its_birth_range_waits_for_the_split_that_makes_it() {
+    for restart in [false, true] {
+        let mut harness = start();
+        // Store 3 learns nothing of what is above `h`.
+        harness.lost_regions = vec![(REGION_ID, 3)];
+        harness.region_id = REGION_ID;
+        harness.must(1, split(b"p", 3, 3));
+        lead(&mut harness, 3, 1);
+        must_merge(&mut harness, LOW, 3);
+        harness.tick_until("a merge", |harness| region(harness, 1, LOW).is_none());
+        harness.region_id = 3;
+        let mut low_stays = split(b"h", 4, 3);
+        low_stays.mut_admin_request().mut_splits().set_right_derive(false);
+        harness.must(1, low_stays);
+        lead(&mut harness, 4, 1);
+        (0..50).for_each(|_| {
+            harness.tick();
+            install_all(&mut harness, 3);
+        });
+        assert!(region(&mut harness, 3, 3).is_none_or(|region| region.get_peers().is_empty()), "it is not here yet");
+        if restart {
+            harness.restart(3);
+        }
+        harness.lost_regions.clear();
+        harness.tick_until("all regions on store 3", |harness| {
+            install_all(harness, 3);
+            [REGION_ID, 3, 4].iter().all(|id| region(harness, 3, *id) == region(harness, 1, *id))
+        });
+        assert_eq!(region(&mut harness, 3, 3).unwrap().get_end_key(), b"h");
+        assert_eq!(harness.get(3, b"a").as_deref(), Some(&b"1"[..]));
+        assert_eq!(harness.get(3, b"m").as_deref(), Some(&b"1"[..]));
+        harness.restart(3);
+        assert_eq!(harness.peers(3), 3);
+    }
+}
+
+/// The other way round: what comes by a snapshot of before the split would make a region again that is here already.
+#[test]
+fn snapshot_of_before_a_split_is_refused_where_a_region_is_that_the_split_makes() {
+    // Learners on store 3, so that stores 1 and 2 can go on without it.
+    let mut harness = Harness::new(&[1, 2]);
+    harness.elect(1);
+    harness.must_put(1, b"a", b"1");
+    harness.must_put(1, b"m", b"1");
+    harness.must(1, split(b"h", LOW, 2));
+    harness.region_id = LOW;
+    harness.elect(1);
+    add_learner(&mut harness, LOW, new_peer(3, 203));
+    harness.region_id = REGION_ID;
+    harness.lost_types = vec![MessageType::MsgSnapshot];
+    harness.must_change_peer(1, ConfChangeType::AddLearnerNode, new_peer(3, 103));
+    harness.tick_until("an uninitialized peer", |harness| harness.status(3).is_some());
+    let old = harness.snapshot_message(1, 3, b"n");
+    harness.lost_types.clear();
+    harness.lost_regions = vec![(REGION_ID, 3), (3, 3)];
+    harness.must(1, split(b"p", 3, 3));
+    lead(&mut harness, 3, 1);
+    must_merge(&mut harness, LOW, 3);
+    harness.tick_until("a merge", |harness| region(harness, 1, LOW).is_none());
+    harness.region_id = 3;
+    let mut low_stays = split(b"h", 4, 3);
+    low_stays.mut_admin_request().mut_splits().set_right_derive(false);
+    harness.must(1, low_stays);
+    harness.lost_regions = vec![(REGION_ID, 3), (4, 3)];
+    await_copy(&mut harness, 3);
+    assert_eq!(region(&mut harness, 3, 3).unwrap().get_end_key(), b"h");
+
+    harness.input(3, Input::RaftMessage(Box::new(old)));
+    harness.settle();
+    assert!(region(&mut harness, 3, REGION_ID).unwrap().get_peers().is_empty(), "it was refused");
+    harness.lost_regions.clear();
+    lead(&mut harness, 4, 1);
+    harness.tick_until("all regions on store 3", |harness| {
+        install_all(harness, 3);
+        [REGION_ID, 3, 4].iter().all(|id| region(harness, 3, *id) == region(harness, 1, *id))
+    });
+}
+
+/// A region that was split and then merged into the piece is not split any more where it has missed both.
+#[test]
+fn region_that_was_merged_into_its_own_piece_does_not_keep_the_piece_waiting() {
+    let mut harness = start();
+    harness.region_id = REGION_ID;
+    // Store 3 has the split in its log, and never knows that it is committed.
+    harness.lost_commits = Some((REGION_ID, 3, harness.status(1).unwrap().commit_index));
+    harness.lost_regions = vec![(3, 3)];
+    harness.must(1, split(b"p", 3, 3));
+    lead(&mut harness, 3, 1);
+    must_merge(&mut harness, REGION_ID, 3);
+    harness.tick_until("a merge", |harness| region(harness, 1, REGION_ID).is_none());
+    assert_eq!(
+        region(&mut harness, 3, REGION_ID).unwrap().get_region_epoch().get_version(),
+        2,
+        "it is not split there"
+    );
+    harness.lost_regions.clear();
+    harness.tick_until("the piece on store 3", |harness| {
+        install_all(harness, 3);
+        region(harness, 3, REGION_ID).is_none() && region(harness, 3, 3) == region(harness, 1, 3)
+    });
+}

@@ -23,7 +23,7 @@ FUZZ_SECONDS ?= 600
 SIM_FLAGS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sim sim-selftest test test-workspace test-docs test-failpoints check check-format check-clippy check-docs bench fuzz
+.PHONY: help setup demo sim sim-selftest test test-workspace test-docs test-failpoints check check-format check-clippy check-docs check-monitoring bench fuzz
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -79,6 +79,9 @@ check-clippy: setup ## Run clippy on all targets, with and without failpoints; c
 
 check-docs: setup ## Build the documentation without warnings.
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --workspace --no-deps
+
+check-monitoring: ## Check the alerts of docs/monitoring and run their unit tests; needs promtool, and installs it if it may.
+	@./scripts/check_monitoring.sh
 
 bench: setup ## Run a benchmark, SCENARIO=observer, transfer, raftstore or cache; options go into ARGS.
 	@cargo run $(CARGO_FLAGS) --release -p preload-bench -- $(SCENARIO) $(ARGS)

@@ -38,6 +38,7 @@
 
 pub mod config;
 pub mod core;
+mod gauge_share;
 pub mod initialized_region;
 pub mod message;
 mod metrics;
@@ -50,6 +51,7 @@ mod test_support;
 #[cfg(test)]
 mod tests;
 mod worker;
+mod worker_watch;
 
 pub use config::{CheckedConfig, Config, ConfigError};
 pub use initialized_region::{InitializedRegion, LocalRegion, NotInitialized, Reason};

@@ -45,6 +45,7 @@ use crate::{
     message::{Address, PreloadAnswer, PreloadRequest},
     pinned::{KeyRange, Pin, PinError, PinnedRange},
     worker::{CacheEngine, Clock, Driver, Shared},
+    worker_watch,
 };
 
 /// The plugin. A handle: clones share one state; the worker ends with [`stop`](Self::stop) or the last clone.
@@ -140,6 +141,7 @@ impl PreloadObserver {
                 }
             };
             *thread = Some(std::thread::Builder::new().name("preload-worker".into()).spawn(run)?);
+            worker_watch::watch(&self.handle.shared);
         }
         Ok(())
     }

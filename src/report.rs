@@ -15,6 +15,7 @@ use tikv_util::{debug, info, warn};
 
 use crate::{
     core::{Answer, ColdReason, IntentState, Notice, Provisional, RegionState, Source, Status},
+    gauge_share::GaugeShare,
     message::{AnswerKind, Malformed},
     metrics::{Metrics, metrics},
     rate_limit::{Line, Permit, RateLimit},
@@ -23,6 +24,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Reporter {
     limit: RateLimit,
+    share: GaugeShare,
 }
 
 impl Reporter {
@@ -32,7 +34,7 @@ impl Reporter {
         let Some(metrics) = metrics() else { return };
         notices.iter().for_each(|notice| count(metrics, notice));
         metrics.notices_lost.inc_by(notices_lost);
-        show(metrics, status);
+        self.share.show(metrics, status);
     }
 
     fn permits(&mut self, notice: &Notice, now: Duration) -> bool {
@@ -61,22 +63,6 @@ fn line(notice: &Notice) -> Option<Line> {
         Notice::TransferCold { .. } => Some(Line::TransferCold),
         Notice::AckCold { .. } => Some(Line::AckCold),
         _ => None,
-    }
-}
-
-fn show(metrics: &Metrics, status: Status) {
-    let set = |gauge: &prometheus::IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-    set(&metrics.parked_requests, status.parked_requests);
-    set(&metrics.in_flight_requests, status.in_flight_requests);
-    set(&metrics.queued_messages, status.queued_messages);
-    for state in RegionState::ALL {
-        set(&metrics.regions.with_label_values(&[state.label()]), status.census.regions(state));
-    }
-    for source in Source::ALL {
-        for state in IntentState::ALL {
-            let gauge = metrics.intents.with_label_values(&[source.label(), state.label()]);
-            set(&gauge, status.census.intents(source, state));
-        }
     }
 }
 
@@ -246,7 +232,7 @@ fn count(metrics: &Metrics, notice: &Notice) {
 }
 
 impl Source {
-    fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Request => "request",
             Self::Pinned => "pinned",
@@ -256,7 +242,7 @@ impl Source {
 }
 
 impl RegionState {
-    fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
             Self::Uninitialized => "uninitialized",
@@ -269,7 +255,7 @@ impl RegionState {
 }
 
 impl IntentState {
-    fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Parked => "parked",
             Self::Warming => "warming",

@@ -49,12 +49,14 @@ struct State {
     core: Core,
     /// Until when the worker sleeps; `None` without end. Earlier work has to wake it.
     sleeps_until: Option<Duration>,
+    /// When the worker began with what it does now; `None` while it sleeps.
+    busy_since: Option<Duration>,
     is_stopped: bool,
 }
 
 impl Shared {
     pub(crate) fn new(core: Core, clock: Clock, cache: CacheEngine) -> Self {
-        let state = State { core, sleeps_until: Some(Duration::ZERO), is_stopped: false };
+        let state = State { core, sleeps_until: Some(Duration::ZERO), busy_since: None, is_stopped: false };
         Self { state: Mutex::new(state), wake: Condvar::new(), clock, cache }
     }
 
@@ -80,6 +82,12 @@ impl Shared {
         look(&self.state.lock().core)
     }
 
+    /// For how long the worker has been doing what it does now, a round of its work at most; zero while it sleeps.
+    pub(crate) fn busy_for(&self) -> Duration {
+        let now = (self.clock)();
+        self.state.lock().busy_since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
+    }
+
     /// Ends all requests, and the worker once it has said so.
     pub(crate) fn stop(&self) {
         let now = (self.clock)();
@@ -93,6 +101,7 @@ impl Shared {
     /// Sleeps until there is something to do; false when there is nothing ever again.
     pub(crate) fn wait_for_work(&self) -> bool {
         let mut state = self.state.lock();
+        state.busy_since = None;
         loop {
             if state.is_stopped {
                 return false;
@@ -101,6 +110,7 @@ impl Shared {
             match due {
                 Some(due) if due <= now => {
                     state.sleeps_until = Some(Duration::ZERO);
+                    state.busy_since = Some(now);
                     return true;
                 }
                 Some(due) => {

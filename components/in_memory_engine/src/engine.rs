@@ -38,7 +38,7 @@ use crate::{
     config::Limits,
     housekeeping::Chore,
     memory::{Charge, MemoryBudget},
-    metrics::METRICS,
+    metrics::{METRICS, ShownLimits},
 };
 
 /// The region cache. A handle: clones share one cache. Every method may be called on any thread.
@@ -59,6 +59,7 @@ pub struct RegionStatus {
 pub(crate) struct Core {
     pub(crate) enabled: bool,
     pub(crate) limits: Limits,
+    _shown_limits: ShownLimits,
     pub(crate) budget: Arc<MemoryBudget>,
     /// Held shared while a batch is written to the disk and the cache, exclusively while a load takes its snapshot.
     pub(crate) cut: RwLock<()>,
@@ -185,6 +186,7 @@ impl RegionCacheEngine {
         let core = Core {
             enabled: config.enabled,
             limits,
+            _shown_limits: ShownLimits::new(&limits),
             budget: MemoryBudget::new(limits.capacity_bytes),
             cut: RwLock::default(),
             topology: Mutex::default(),

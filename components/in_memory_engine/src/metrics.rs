@@ -12,9 +12,12 @@
 use std::sync::LazyLock;
 
 use engine_traits::{EvictReason, FailedReason};
-use prometheus::{IntCounter, IntCounterVec, IntGauge, register_int_counter_vec, register_int_gauge};
+use prometheus::{
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter_vec, register_int_gauge,
+    register_int_gauge_vec,
+};
 
-use crate::load::LoadOutcome;
+use crate::{config::Limits, load::LoadOutcome};
 
 pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 
@@ -40,6 +43,7 @@ const UNIQUE: &str = "the names of this crate's metrics are unique";
 
 pub(crate) struct Metrics {
     pub(crate) memory_usage_bytes: IntGauge,
+    limit_bytes: IntGaugeVec,
     /// In the order of [`EVICT_REASONS`], which is the order of the enum.
     evictions: [IntCounter; EVICT_REASONS.len()],
     loads_active: IntCounter,
@@ -67,6 +71,12 @@ impl Metrics {
             memory_usage_bytes: register_int_gauge!(
                 "tikv_in_memory_engine_memory_usage_bytes",
                 "What the cached regions are accounted with."
+            )
+            .expect(UNIQUE),
+            limit_bytes: register_int_gauge_vec!(
+                "tikv_in_memory_engine_limit_bytes",
+                "What memory usage is held against: the capacity, and the thresholds of evicting and of loading.",
+                &["limit"]
             )
             .expect(UNIQUE),
             evictions: EVICT_REASONS.map(|(_, label)| evictions.with_label_values(&[label])),
@@ -99,6 +109,28 @@ impl Metrics {
             FailedReason::TooOldRead => &self.snapshots_too_old_read,
             FailedReason::EpochNotMatch => &self.snapshots_epoch_not_match,
         }
+    }
+}
+
+/// The limits of one engine, as long as there is one, in the gauge that says what memory usage is held against.
+#[derive(Debug)]
+pub(crate) struct ShownLimits([(&'static str, i64); 3]);
+
+impl ShownLimits {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let shown = Self([
+            ("capacity", limits.capacity_bytes as i64),
+            ("evict_threshold", limits.evict_threshold_bytes as i64),
+            ("stop_load_threshold", limits.stop_load_threshold_bytes as i64),
+        ]);
+        shown.0.iter().for_each(|(limit, bytes)| METRICS.limit_bytes.with_label_values(&[limit]).add(*bytes));
+        shown
+    }
+}
+
+impl Drop for ShownLimits {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|(limit, bytes)| METRICS.limit_bytes.with_label_values(&[limit]).sub(*bytes));
     }
 }
 

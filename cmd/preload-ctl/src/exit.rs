@@ -1,0 +1,20 @@
+//! How the program ends.
+//!
+//! **Owns** the exit codes, which scripts rely on; `--help` and docs/preload-ctl.md list them.
+
+use std::process::ExitCode;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Ok = 0,
+    /// Something was found, or the answer is no.
+    Finding = 1,
+    /// The command line, or what it names, cannot be used.
+    Usage = 2,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}

@@ -14,6 +14,11 @@ ARGS ?=
 # nextest is used when it is installed: it runs each test in a process of its own, and prints a summary.
 NEXTEST := $(shell PATH="$(PATH)" cargo nextest --version >/dev/null 2>&1 && echo yes)
 
+# All crates but that on RocksDB, which takes half an hour of processor time to compile.
+WORKSPACE = --workspace --exclude engine_rocks
+# A build of RocksDB in the target directory; empty when there is none. It is built in the release profile only.
+ROCKSDB_BUILD = $(firstword $(wildcard $(CARGO_TARGET_DIR)/release/build/librocksdb-sys-*/out/librocksdb.a))
+
 # What `make bench` measures.
 SCENARIO ?= observer
 # How long each fuzz target runs.
@@ -23,7 +28,7 @@ FUZZ_SECONDS ?= 600
 SIM_FLAGS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sim sim-selftest test test-workspace test-docs test-failpoints check check-format check-clippy check-docs check-monitoring bench fuzz
+.PHONY: help setup demo sim sim-selftest test test-workspace test-docs test-failpoints check check-format check-clippy check-docs check-monitoring test-rocksdb check-rocksdb has-rocksdb bench fuzz
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -31,40 +36,40 @@ help: ## List the targets.
 setup: ## Check for a C compiler and the Rust toolchain, and install what is missing.
 	@./scripts/setup.sh
 
-# Not `cargo run -p preload-node`: with the whole workspace selected, third-party crates get the same features as in
+# Not `cargo run -p preload-node`: with all crates selected, third-party crates get the same features as in
 # test-workspace. Alone, the node would have fjall and what depends on it compiled a second time.
 demo: setup ## Run the demo; options go into ARGS, for example ARGS=--json.
-	@cargo build $(CARGO_FLAGS) --workspace --bin preload-node
+	@cargo build $(CARGO_FLAGS) $(WORKSPACE) --bin preload-node
 	@"$(CARGO_TARGET_DIR)/debug/preload-node" demo $(ARGS)
 
 sim: setup ## Run the simulator on SEEDS=N fresh seeds, or from SEED=S on; VERBOSE=1 counts rare moments, and prints the log of one seed.
-	@cargo build $(CARGO_FLAGS) --workspace --bin preload-sim
+	@cargo build $(CARGO_FLAGS) $(WORKSPACE) --bin preload-sim
 	@"$(CARGO_TARGET_DIR)/debug/preload-sim" $(SIM_FLAGS) $(if $(SABOTAGE),--sabotage $(SABOTAGE)) $(if $(VERBOSE),--verbose)
 
 sim-selftest: setup ## Break things one at a time, to see that the simulator's checks notice.
-	@cargo build $(CARGO_FLAGS) --workspace --bin preload-sim
+	@cargo build $(CARGO_FLAGS) $(WORKSPACE) --bin preload-sim
 	@"$(CARGO_TARGET_DIR)/debug/preload-sim" --self-test $(SIM_FLAGS)
 
 test: test-workspace test-docs test-failpoints ## Run all tests.
 
 test-workspace: setup ## Run unit, integration and process tests.
 ifeq ($(NEXTEST),yes)
-	cargo nextest run $(CARGO_FLAGS) --workspace
+	cargo nextest run $(CARGO_FLAGS) $(WORKSPACE)
 else
-	cargo test $(CARGO_FLAGS) --workspace --all-targets
+	cargo test $(CARGO_FLAGS) $(WORKSPACE) --all-targets
 endif
 
 test-docs: setup ## Run the examples in the documentation.
-	cargo test $(CARGO_FLAGS) --workspace --doc
+	cargo test $(CARGO_FLAGS) $(WORKSPACE) --doc
 
-# The whole workspace is selected, although only one test binary is built, so that third-party crates get the same
-# features as in test-workspace and are not compiled again. The failpoint registry is process-wide, hence one test at a
-# time where a process runs several.
+# All crates are selected, although only one test binary is built, so that third-party crates get the same features as
+# in test-workspace and are not compiled again. The failpoint registry is process-wide, hence one test at a time where a
+# process runs several.
 test-failpoints: setup ## Run the failpoint tests.
 ifeq ($(NEXTEST),yes)
-	cargo nextest run $(CARGO_FLAGS) --workspace --features preload_observer/failpoints --test failpoints
+	cargo nextest run $(CARGO_FLAGS) $(WORKSPACE) --features preload_observer/failpoints --test failpoints
 else
-	cargo test $(CARGO_FLAGS) --workspace --features preload_observer/failpoints --test failpoints -- --test-threads=1
+	cargo test $(CARGO_FLAGS) $(WORKSPACE) --features preload_observer/failpoints --test failpoints -- --test-threads=1
 endif
 
 check: check-format check-clippy check-docs ## Check format, lints and documentation. Edits nothing.
@@ -73,12 +78,28 @@ check-format: setup ## Check the format.
 	cargo fmt --all --check
 
 check-clippy: setup ## Run clippy on all targets, with and without failpoints; check the plugin without default features.
-	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
-	cargo clippy $(CARGO_FLAGS) --workspace --all-targets --features preload_observer/failpoints -- -D warnings
+	cargo clippy $(CARGO_FLAGS) $(WORKSPACE) --all-targets -- -D warnings
+	cargo clippy $(CARGO_FLAGS) $(WORKSPACE) --all-targets --features preload_observer/failpoints -- -D warnings
 	cargo check $(CARGO_FLAGS) -p preload_observer --no-default-features
 
 check-docs: setup ## Build the documentation without warnings.
-	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) $(WORKSPACE) --no-deps
+
+test-rocksdb: setup ## Run the engines' conformance suite on RocksDB, and compile RocksDB before if it is not there yet.
+	@./scripts/setup.sh rocksdb
+ifeq ($(NEXTEST),yes)
+	cargo nextest run $(CARGO_FLAGS) --release -p engine_rocks
+else
+	cargo test $(CARGO_FLAGS) --release -p engine_rocks
+endif
+
+check-rocksdb: setup ## Run clippy and rustdoc on what is compiled with RocksDB.
+	@./scripts/setup.sh rocksdb
+	cargo clippy $(CARGO_FLAGS) --release -p engine_rocks --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --release -p engine_rocks --no-deps
+
+has-rocksdb:
+	@[ -n "$(ROCKSDB_BUILD)" ]
 
 check-monitoring: ## Check the alerts of docs/monitoring and run their unit tests; needs promtool, and installs it if it may.
 	@./scripts/check_monitoring.sh

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Checks for what a build needs, and installs what it may: a C compiler (apt-get, as root or with passwordless sudo) and
-# the toolchain that rust-toolchain.toml names (rustup). Silent when nothing is missing; talks on stderr only, so that
-# what a command prints afterwards can be piped.
+# the toolchain that rust-toolchain.toml names (rustup). With the argument `rocksdb`, also for what RocksDB is compiled
+# with: a C++ compiler and libclang. Silent when nothing is missing; talks on stderr only, so that what a command prints
+# afterwards can be piped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,26 +24,48 @@ c_compiler_works() {
     return "$status"
 }
 
-install_c_compiler() {
-    local by_hand='install one and run this again: on Debian and Ubuntu, sudo apt-get install gcc libc6-dev;'
-    by_hand+=' on Fedora, sudo dnf install gcc glibc-devel; on macOS, xcode-select --install'
-    command -v apt-get >/dev/null || give_up "no working C compiler (cc); $by_hand"
+# RocksDB is in C++, and its interface is read by libclang when it is built.
+cxx_compiler_works() {
+    command -v c++ >/dev/null && printf '#include <string>\n' | c++ -x c++ -std=c++20 -fsyntax-only - 2>/dev/null
+}
+
+# Where clang-sys looks for it, on Linux. Elsewhere it comes with the compiler.
+libclang_is_there() {
+    [ "$(uname)" = Linux ] && [ -z "${LIBCLANG_PATH:-}" ] || return 0
+    local directory
+    for directory in /usr/lib* /usr/lib*/* /usr/lib*/*/* /usr/local/lib* /usr/local/lib*/* /usr/local/llvm*/lib*; do
+        compgen -G "$directory/libclang.so*" >/dev/null && return 0
+        compgen -G "$directory/libclang-[0-9]*.so*" >/dev/null && return 0
+    done
+    return 1
+}
+
+install() { # what is missing, check, packages of Debian, packages of Fedora
+    local what=$1 check=$2 packages=$3
+    local by_hand="install it and run this again: on Debian and Ubuntu, sudo apt-get install $packages;"
+    by_hand+=" on Fedora, sudo dnf install $4; on macOS, xcode-select --install"
+    command -v apt-get >/dev/null || give_up "no $what; $by_hand"
 
     local as_root=()
     if [ "$(id -u)" -ne 0 ]; then
         if ! command -v sudo >/dev/null || ! sudo -n true 2>/dev/null; then
-            give_up "no working C compiler (cc); $by_hand"
+            give_up "no $what; $by_hand"
         fi
         as_root=(sudo -n)
     fi
-    say 'no working C compiler (cc): installing gcc and libc6-dev'
+    say "no $what: installing $packages"
+    # shellcheck disable=SC2206 # several packages
     local install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q
-        --no-install-recommends gcc libc6-dev)
+        --no-install-recommends $packages)
     { "${as_root[@]}" apt-get update -q && "${install[@]}"; } </dev/null >&2 || give_up "apt-get failed; $by_hand"
-    c_compiler_works || give_up "cc still does not work; $by_hand"
+    "$check" || give_up "still no $what; $by_hand"
 }
 
-c_compiler_works || install_c_compiler
+c_compiler_works || install 'working C compiler (cc)' c_compiler_works 'gcc libc6-dev' 'gcc glibc-devel'
+if [ "${1:-}" = rocksdb ]; then
+    cxx_compiler_works || install 'working C++ compiler (c++)' cxx_compiler_works g++ gcc-c++
+    libclang_is_there || install libclang libclang_is_there libclang-dev clang-devel
+fi
 
 pinned=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' rust-toolchain.toml)
 version_of_rustc() { rustc --version 2>/dev/null | cut -d ' ' -f 2; }

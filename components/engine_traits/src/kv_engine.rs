@@ -95,14 +95,15 @@ impl IterBounds {
     }
 }
 
-/// How often a cursor is moved by one before it is sought. Most of what is skipped is short, and a step is cheap.
-const STEPS_BEFORE_SEEK: usize = 8;
-
 /// A cursor over the keys of one column family in a snapshot, in key order.
 ///
 /// Each positioning method returns whether the cursor is on a key afterwards. A cursor that ran off either end, or was
 /// never positioned, is not valid; `next` and `prev` on it return `false`.
 pub trait Iterator: Send {
+    /// How often the cursor is moved by one before it is sought, by [`seek_forward`](Self::seek_forward) and
+    /// [`skip_prefix`](Self::skip_prefix). Most of what is skipped is short, and a step is cheap.
+    const STEPS_BEFORE_SEEK: usize = 8;
+
     /// Goes to the first key `>= key` within the bounds.
     fn seek(&mut self, key: &[u8]) -> Result<bool>;
     /// Goes to the last key `<= key` within the bounds.
@@ -114,7 +115,7 @@ pub trait Iterator: Send {
 
     /// Like [`seek`](Self::seek), for a key that is not before the one that the cursor is on and probably close to it.
     fn seek_forward(&mut self, key: &[u8]) -> Result<bool> {
-        for _ in 0..STEPS_BEFORE_SEEK {
+        for _ in 0..Self::STEPS_BEFORE_SEEK {
             if !self.valid() || self.key() >= key {
                 return Ok(self.valid());
             }
@@ -132,7 +133,7 @@ pub trait Iterator: Send {
             return Ok(false);
         }
         let mut prefix = self.key()[..len].to_vec();
-        for _ in 0..STEPS_BEFORE_SEEK {
+        for _ in 0..Self::STEPS_BEFORE_SEEK {
             self.next()?;
             if !self.valid() || !self.key().starts_with(&prefix) {
                 return Ok(self.valid());

@@ -159,6 +159,17 @@ pub enum ConfigError {
     Pinned { index: usize, error: PinError },
 }
 
+impl ConfigError {
+    /// The keys that it is about.
+    pub fn keys(&self) -> Vec<&'static str> {
+        match self {
+            Self::Duration { key, .. } | Self::Count { key, .. } => vec![*key],
+            Self::Backoff { .. } => vec!["load-retry-backoff-min", "load-retry-backoff-max"],
+            Self::Pinned { .. } => vec!["pinned"],
+        }
+    }
+}
+
 /// A [`Config`] that was checked; the fields mean what they mean there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedConfig {

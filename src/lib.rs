@@ -57,4 +57,4 @@ pub use config::{CheckedConfig, Config, ConfigError};
 pub use initialized_region::{InitializedRegion, LocalRegion, NotInitialized, Reason};
 pub use observer::PreloadObserver;
 pub use pinned::{PINNED_BY_HAND_MAX, Pin, PinError, PinnedRange};
-pub use worker::{CacheEngine, Clock};
+pub use worker::{CacheEngine, Clock, Happening, Listener};

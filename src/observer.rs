@@ -44,7 +44,7 @@ use crate::{
     core::{Core, MetadataChange, RegionStatus, Role, SnapshotStep, Status},
     message::{Address, PreloadAnswer, PreloadRequest},
     pinned::{KeyRange, Pin, PinError, PinnedRange},
-    worker::{CacheEngine, Clock, Driver, Shared},
+    worker::{CacheEngine, Clock, Driver, Listener, Shared},
     worker_watch,
 };
 
@@ -193,6 +193,12 @@ impl PreloadObserver {
     /// What is pinned: the ranges of the configuration, overlapping ones united, and those pinned by hand.
     pub fn pinned(&self) -> Vec<Pin> {
         self.handle.shared.inspect(Core::pinned)
+    }
+
+    /// Has `listener` follow what the plugin does from now on, instead of the one before. Waits for what the worker is
+    /// doing.
+    pub fn set_listener(&self, listener: Listener) {
+        self.handle.driver.lock().set_listener(listener);
     }
 
     /// How much the plugin holds.

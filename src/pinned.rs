@@ -33,6 +33,21 @@ pub struct PinnedRange {
     pub end_key: String,
 }
 
+impl PinnedRange {
+    /// The range of these keys; an empty `end` is the end of the key space.
+    pub fn of_keys(start: &[u8], end: &[u8]) -> Self {
+        Self { start_key: spell_key(start), end_key: spell_key(end) }
+    }
+
+    /// The first key of the range, and the first one behind it.
+    ///
+    /// # Errors
+    /// When a key cannot be parsed, or the range is empty.
+    pub fn keys(&self) -> Result<(Vec<u8>, Vec<u8>), PinError> {
+        KeyRange::parse(self).map(|range| (range.start, range.end))
+    }
+}
+
 /// Why a range cannot be pinned.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PinError {
@@ -73,7 +88,7 @@ impl KeyRange {
     }
 
     fn spell(&self) -> PinnedRange {
-        PinnedRange { start_key: spell_key(&self.start), end_key: spell_key(&self.end) }
+        PinnedRange::of_keys(&self.start, &self.end)
     }
 }
 

@@ -232,7 +232,8 @@ fn count(metrics: &Metrics, notice: &Notice) {
 }
 
 impl Source {
-    pub(crate) fn label(self) -> &'static str {
+    /// As metrics and logs spell it.
+    pub fn label(self) -> &'static str {
         match self {
             Self::Request => "request",
             Self::Pinned => "pinned",
@@ -242,7 +243,8 @@ impl Source {
 }
 
 impl RegionState {
-    pub(crate) fn label(self) -> &'static str {
+    /// As metrics and logs spell it.
+    pub fn label(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
             Self::Uninitialized => "uninitialized",
@@ -255,7 +257,8 @@ impl RegionState {
 }
 
 impl IntentState {
-    pub(crate) fn label(self) -> &'static str {
+    /// As metrics and logs spell it.
+    pub fn label(self) -> &'static str {
         match self {
             Self::Parked => "parked",
             Self::Warming => "warming",
@@ -265,7 +268,8 @@ impl IntentState {
 }
 
 impl ColdReason {
-    fn label(self) -> &'static str {
+    /// As metrics and logs spell it.
+    pub fn label(self) -> &'static str {
         match self {
             Self::NotCachedHere => "not_cached_here",
             Self::TooManyInFlight => "too_many_in_flight",
@@ -278,7 +282,8 @@ impl ColdReason {
 }
 
 impl AnswerKind {
-    fn label(self) -> &'static str {
+    /// As metrics and logs spell it.
+    pub fn label(self) -> &'static str {
         match self {
             Self::Warm => "warm",
             Self::Accepted => "accepted",
@@ -295,7 +300,8 @@ impl AnswerKind {
 }
 
 impl Malformed {
-    fn label(self) -> &'static str {
+    /// As metrics and logs spell it.
+    pub fn label(self) -> &'static str {
         match self {
             Self::ZeroRegionId => "zero_region_id",
             Self::NoSender => "no_sender",

@@ -25,7 +25,7 @@ use parking_lot::{Condvar, Mutex};
 use raftstore::store::Transport;
 
 use crate::{
-    core::{Action, Answer, CacheState, Core, Ticket},
+    core::{Action, Answer, CacheState, Core, Notice, Ticket},
     initialized_region::InitializedRegion,
     message::{answer_message, ask_message},
     report::{self, Reporter},
@@ -36,6 +36,21 @@ pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// A cache engine, as `raftstore` and TiKV's server hand it around.
 pub type CacheEngine = Arc<dyn RegionCacheEngineExt + Send + Sync>;
+
+/// What the worker lets a [`Listener`] know.
+#[derive(Clone, Copy, Debug)]
+pub enum Happening<'a> {
+    /// Something that is logged or counted as well.
+    Notice(&'a Notice),
+    /// An answer to a request of another store is about to be sent.
+    AnswerSent(&'a Answer),
+    /// The cache engine was asked for a load.
+    LoadStarted { region_id: u64 },
+}
+
+/// Follows what the plugin does, for an operator to look at. Called by the worker, never by a hook, with no lock of the
+/// plugin held; the worker does nothing else meanwhile, so it must be quick and keep no more than it has room for.
+pub type Listener = Arc<dyn Fn(Happening<'_>) + Send + Sync>;
 
 /// What hooks and worker share.
 pub(crate) struct Shared {
@@ -153,11 +168,23 @@ pub(crate) struct Driver {
     shared: Arc<Shared>,
     send: SendMessage,
     reporter: Reporter,
+    listener: Option<Listener>,
 }
 
 impl Driver {
     pub(crate) fn new(shared: Arc<Shared>, mut transport: impl Transport + 'static) -> Self {
-        Self { shared, send: Box::new(move |message| transport.send(message)), reporter: Reporter::default() }
+        let send = Box::new(move |message| transport.send(message));
+        Self { shared, send, reporter: Reporter::default(), listener: None }
+    }
+
+    pub(crate) fn set_listener(&mut self, listener: Listener) {
+        self.listener = Some(listener);
+    }
+
+    fn tell(&self, happening: Happening<'_>) {
+        if let Some(listener) = &self.listener {
+            listener(happening);
+        }
     }
 
     /// Does all that is due now; returns when there is something to do again.
@@ -178,6 +205,7 @@ impl Driver {
         drop(state);
         let now = (self.shared.clock)();
         self.reporter.report(&notices, notices_lost, status, now);
+        notices.iter().for_each(|notice| self.tell(Happening::Notice(notice)));
         due
     }
 
@@ -197,6 +225,7 @@ impl Driver {
         fail_point!("preload_observer::load::pause");
         self.shared.cache.load_region(region.as_region());
         report::load_started();
+        self.tell(Happening::LoadStarted { region_id: region.id() });
     }
 
     /// The one place that looks a region up in the cache engine; without `active_only`, one that is loading counts. In
@@ -221,6 +250,7 @@ impl Driver {
     fn answer(&mut self, answer: &Answer) {
         fail_point!("preload_observer::answer::drop", |_| ());
         report::answer_sent(answer);
+        self.tell(Happening::AnswerSent(answer));
         self.send(answer_message(answer));
     }
 

@@ -8,7 +8,7 @@
 //!
 //! **Must not** act.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, value_parser};
 use tikv_util::logger::{Level, parse_level};
@@ -23,6 +23,12 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Run a node: its stores, kept across restarts, and the status server with its page
+    ///
+    /// Ctrl-C or SIGTERM stops it in order; a second one ends it at once. Exits with 0 after an orderly stop.
+    Serve(ServeArgs),
+    /// Print the configuration with all its keys, or check a file
+    Config(ConfigArgs),
     /// Show the panic that a preload request causes on an uninitialized peer, and the plugin surviving it
     ///
     /// Runs three stores in this process on a temporary directory. Exits with 0 if everything it claims was measured
@@ -31,6 +37,37 @@ pub(crate) enum Command {
     /// Write through Raft and print each write that was acknowledged, until killed (for tests)
     #[command(hide = true)]
     WriteLoad(WriteLoadArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct ServeArgs {
+    /// Configuration in TOML; `preload-node config --default` prints one with all keys
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Where all data is, instead of node.data-dir
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Number of stores, instead of node.stores
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..=16))]
+    pub(crate) stores: Option<u64>,
+
+    /// Where the status server listens, instead of server.status-addr; port 0 takes any that is free
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) status_addr: Option<SocketAddr>,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct ConfigArgs {
+    /// Print every key with its default and what it means, in TOML
+    #[arg(long)]
+    pub(crate) default: bool,
+
+    /// Report every mistake in a file, with its line; exits with 1 if there is one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) check: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -40,6 +40,13 @@ pub(crate) enum Error {
     Log(#[from] tikv_util::logger::InitError),
     #[error("waited {deadline:?} in vain for {what}")]
     TimedOut { what: String, deadline: Duration },
+    /// A line for each mistake, which begins with the file's name.
+    #[error("{}", .0.join("\n"))]
+    Config(Vec<String>),
+    #[error(transparent)]
+    Node(#[from] server::NodeError),
+    #[error(transparent)]
+    StatusServer(#[from] server::status_server::StartError),
     #[error("interrupted")]
     Interrupted,
 }

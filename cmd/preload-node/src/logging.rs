@@ -24,12 +24,16 @@ use crate::error::{Error, Result};
 const FATAL: &[u8] = b"] [FATAL] [";
 
 /// Logs to `preload-node.log` in `dir`, and returns its path.
-pub(crate) fn to_file(dir: &Path, level: Level) -> Result<PathBuf> {
+pub(crate) fn to_dir(dir: &Path, level: Level) -> Result<PathBuf> {
     let path = dir.join("preload-node.log");
-    let file = OpenOptions::new().create(true).append(true).open(&path);
-    let file = file.map_err(Error::io(format!("open log file {}", path.display())))?;
-    init(level, Output::Writer(Box::new(LogFile { file, path: path.clone() })))?;
+    to_file(&path, level)?;
     Ok(path)
+}
+
+pub(crate) fn to_file(path: &Path, level: Level) -> Result<()> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    let file = file.map_err(Error::io(format!("open log file {}", path.display())))?;
+    init(level, Output::Writer(Box::new(LogFile { file, path: path.to_owned() })))
 }
 
 pub(crate) fn to_stderr(level: Level) -> Result<()> {

@@ -10,11 +10,14 @@
 //! **Must not** know what the subcommands do.
 
 mod cli;
+mod configuration;
 mod data_dir;
 mod demo;
 mod error;
 mod interrupt;
 mod logging;
+mod page;
+mod serve;
 mod waiting;
 mod write_load;
 
@@ -27,11 +30,17 @@ use crate::{
     error::Error,
 };
 
+/// As in TiKV: it gives memory back that the system's allocator keeps after a burst, and stays fast with many threads.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// As shells report a process that Ctrl-C ended.
 const EXIT_INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Config(args) => configuration::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::WriteLoad(args) => write_load::run(&args),
     };

@@ -107,6 +107,8 @@ pub struct Row<'a> {
     /// Encoded, without prefix and timestamp.
     pub key: &'a [u8],
     pub found: Found<'a>,
+    /// When the value was committed; zero when the key is locked.
+    pub commit_ts: TimeStamp,
 }
 
 #[derive(Debug)]
@@ -187,7 +189,8 @@ impl<'a, S: Snapshot> Scanner<'a, S> {
                 if is_next {
                     if let Some(lock) = self.pass_lock()? {
                         let found = Found::Locked(lock);
-                        return Ok(Some(Row { key: user_key(&self.data_key)?, found }));
+                        let commit_ts = TimeStamp::zero();
+                        return Ok(Some(Row { key: user_key(&self.data_key)?, found, commit_ts }));
                     }
                     if self.is_left {
                         continue;
@@ -207,7 +210,9 @@ impl<'a, S: Snapshot> Scanner<'a, S> {
                     self.value.as_slice()
                 }
             };
-            return Ok(Some(Row { key: user_key(&self.data_key)?, found: Found::Value(value) }));
+            // The cursor is still on the record that has decided.
+            let (_, commit_ts) = Key::split_on_ts_for(self.writes.key())?;
+            return Ok(Some(Row { key: user_key(&self.data_key)?, found: Found::Value(value), commit_ts }));
         }
     }
 

@@ -102,6 +102,16 @@ pub enum ConfigError {
     AboveLimit { key: &'static str, value: ReadableSize, limit_key: &'static str, limit: ReadableSize },
 }
 
+impl ConfigError {
+    /// The keys that it is about, the one to change first.
+    pub fn keys(&self) -> Vec<&'static str> {
+        match self {
+            Self::OutOfRange { key, .. } | Self::TooSmall { key, .. } => vec![*key],
+            Self::AboveLimit { key, limit_key, .. } => vec![*key, *limit_key],
+        }
+    }
+}
+
 impl RegionCacheEngineConfig {
     /// # Errors
     /// When a value is out of its range, or two values contradict each other.

@@ -10,7 +10,9 @@ use raftstore::{
     store::{RegionSnapshot, StoreHandle},
 };
 
-use crate::{cluster::Kv, network::Network, requests, wait};
+use server::Network;
+
+use crate::{cluster::Kv, requests, wait};
 
 /// Time for one attempt.
 const ATTEMPT: Duration = Duration::from_secs(2);

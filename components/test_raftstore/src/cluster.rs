@@ -1,9 +1,9 @@
 //! A cluster of stores in one process, and a client for it.
 //!
 //! # How it works
-//! Store `n` has its data under `<dir>/store-n`: `kv` (the data engine), `raft` (the log) and `snap`
-//! (the files of snapshots). The first region has id
-//! [`REGION_ID`], covers the whole key space, and has peer `100 + n` on store `n`.
+//! The stores are those of a node ([`server::Store`]), each of which can be stopped and started by itself. Store `n` has
+//! its data under `<dir>/store-n`. The first region has id [`REGION_ID`], covers the whole key space, and has peer
+//! `100 + n` on store `n`.
 
 use std::{
     any::Any,
@@ -13,9 +13,8 @@ use std::{
     time::Duration,
 };
 
-use engine_fjall::{FjallConfig, FjallEngine};
+use engine_fjall::FjallEngine;
 use engine_traits::{Cf, KvEngine, RegionCacheEngineExt};
-use hybrid_engine::{HybridEngine, RegionCacheObserver};
 use in_memory_engine::{RegionCacheEngine, RegionCacheEngineConfig};
 use kvproto::{
     errorpb,
@@ -24,34 +23,24 @@ use kvproto::{
 };
 use placement::{FileStorage, Ids, Placement, PlacementHandle};
 use raft::eraftpb::ConfChangeType;
-use raft_log_engine::{RaftLogConfig, RaftLogEngine};
 use raftstore::{
-    Error, Result,
+    Result,
     coprocessor::CoprocessorHost,
-    store::{
-        Config, PeerStatus, RealFiles, RegionSnapshot, SnapshotDir, StoreHandle, StoreInbox, StoreThreads,
-        bootstrap_region, bootstrap_store, new_peer,
-    },
+    store::{Config, PeerStatus, RegionSnapshot, SnapshotDir, StoreHandle, new_peer},
 };
-
+use server::{Network, NetworkTransport, Store, StoreContext, StoreOptions, config::EngineConfig};
 use tikv_util::config::ReadableDuration;
 
-use crate::{
-    client::Client,
-    network::{Network, NetworkTransport},
-    requests, wait,
-};
+use crate::{client::Client, requests, wait};
 
 /// The data engine of a cluster's stores.
-pub type Kv = HybridEngine<FjallEngine>;
+pub type Kv = server::Kv<FjallEngine>;
 /// The log of a cluster's stores.
-pub type Log = RaftLogEngine;
+pub type Log = server::Log;
 
 /// The first region, which a new cluster begins with.
-pub const REGION_ID: u64 = 1;
+pub const REGION_ID: u64 = server::FIRST_REGION_ID;
 const CLUSTER_ID: u64 = 1;
-/// The region cache's own observer comes first: a plugin that looks at the cache sees it evicted already.
-const REGION_CACHE_PRIORITY: u32 = 100;
 
 /// Time that a client gives one attempt.
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -96,8 +85,7 @@ impl Default for ClusterConfig {
 }
 
 struct Node {
-    kv: Kv,
-    threads: StoreThreads<Kv>,
+    store: Store<FjallEngine>,
     _plugins: Vec<Box<dyn Any + Send>>,
 }
 
@@ -140,69 +128,41 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Starts a store on what is in its directory.
+    /// Starts a store on what is in its directory. One without an identity begins anew, whatever the others know.
     ///
     /// # Errors
     /// When an engine or the store cannot be opened.
     pub fn start_store(&mut self, store_id: u64) -> Result<()> {
-        let dir = self.store_dir(store_id);
-        std::fs::create_dir_all(&dir).map_err(|e| engine_traits::Error::engine("create a directory", e))?;
-        let log = RaftLogEngine::open(&dir.join("raft"), &RaftLogConfig::default())?;
-        let disk = FjallEngine::open(&dir.join("kv"), &FjallConfig::default())?;
-        let cache = RegionCacheEngine::new(&self.config.cache).map_err(|e| Error::InvalidRequest(e.to_string()))?;
-        let kv = HybridEngine::new(disk, cache.clone())
-            .map_err(|e| engine_traits::Error::engine("start the region cache", e))?;
-        self.bootstrap(store_id, &kv, &log)?;
-
-        let mut host = CoprocessorHost::default();
-        RegionCacheObserver::new(cache.clone()).register(&mut host, REGION_CACHE_PRIORITY);
-        let plugins = self.config.plugins.iter().map(|plugin| {
-            plugin(NodeContext {
-                store_id,
-                host: &mut host,
-                cache: Arc::new(cache.clone()),
-                transport: self.network.transport(),
-            })
-        });
-        let plugins = plugins.collect();
-        let inbox = StoreInbox::new(store_id);
-        self.network.connect(inbox.handle().clone());
-        let raftstore = self.config.raftstore.clone();
-        let snapshots = self.snapshot_dir(store_id)?;
-        let threads =
-            StoreThreads::start(inbox, raftstore, kv.clone(), log, snapshots, self.network.transport(), host)?;
-        self.nodes.insert(store_id, Node { kv, threads, _plugins: plugins });
+        let voters = &self.config.first_region_on;
+        let first_region = server::first_region(voters);
+        let options = StoreOptions {
+            store_id,
+            cluster_id: CLUSTER_ID,
+            dir: &self.store_dir(store_id),
+            engine: &EngineConfig::default(),
+            raftstore: self.config.raftstore.clone(),
+            cache: &self.config.cache,
+            first_region: voters.contains(&store_id).then_some(&first_region),
+        };
+        let mut plugins = Vec::new();
+        let register = |context: StoreContext<'_, FjallEngine>| {
+            let StoreContext { store_id, host, cache, transport } = context;
+            for plugin in &self.config.plugins {
+                let (cache, transport) = (cache.clone(), transport.clone());
+                plugins.push(plugin(NodeContext { store_id, host: &mut *host, cache, transport }));
+            }
+        };
+        let store = Store::start(options, &self.network, register)?;
+        self.nodes.insert(store_id, Node { store, _plugins: plugins });
         Ok(())
-    }
-
-    fn bootstrap(&self, store_id: u64, kv: &Kv, log: &Log) -> Result<()> {
-        use engine_traits::LogStore;
-        if log.store_ident()?.is_some() {
-            return Ok(());
-        }
-        if self.config.first_region_on.contains(&store_id) {
-            bootstrap_region(kv, log, &self.first_region())?;
-        }
-        bootstrap_store(log, CLUSTER_ID, store_id)?;
-        Ok(())
-    }
-
-    fn first_region(&self) -> Region {
-        let mut region = Region::default();
-        region.set_id(REGION_ID);
-        region.mut_region_epoch().set_conf_ver(1);
-        region.mut_region_epoch().set_version(1);
-        for store_id in &self.config.first_region_on {
-            region.mut_peers().push(new_peer(*store_id, first_peer_id(*store_id)));
-        }
-        region
     }
 
     /// Stops a store; what it acknowledged stays.
     pub fn stop_store(&mut self, store_id: u64) {
         self.network.disconnect(store_id);
         if let Some(node) = self.nodes.remove(&store_id) {
-            node.threads.stop();
+            // Tests of what a power failure loses crash disks of their own.
+            node.store.stop().expect("the disk of a test works");
         }
     }
 
@@ -248,8 +208,7 @@ impl Cluster {
     /// # Errors
     /// When the directory cannot be created.
     pub fn snapshot_dir(&self, store_id: u64) -> Result<SnapshotDir> {
-        let files = RealFiles::open(&self.store_dir(store_id).join("snap"))?;
-        Ok(SnapshotDir::new(Arc::new(files)))
+        server::snapshot_dir(&self.store_dir(store_id))
     }
 
     pub fn dir(&self) -> &Path {
@@ -259,19 +218,19 @@ impl Cluster {
     /// # Panics
     /// When the store is not running.
     pub fn store(&self, store_id: u64) -> &StoreHandle<Kv> {
-        self.node(store_id).threads.handle()
+        self.node(store_id).store.handle()
     }
 
     /// # Panics
     /// When the store is not running.
     pub fn kv(&self, store_id: u64) -> &Kv {
-        &self.node(store_id).kv
+        self.node(store_id).store.kv()
     }
 
     /// # Panics
     /// When the store is not running.
     pub fn cache(&self, store_id: u64) -> &RegionCacheEngine {
-        self.node(store_id).kv.cache()
+        self.node(store_id).store.cache()
     }
 
     fn node(&self, store_id: u64) -> &Node {
@@ -280,7 +239,7 @@ impl Cluster {
 
     /// What store `store_id` knows of a region.
     pub fn status(&self, store_id: u64, region_id: u64) -> Option<PeerStatus> {
-        let statuses = self.nodes.get(&store_id)?.threads.handle().statuses(ATTEMPT).ok()?;
+        let statuses = self.nodes.get(&store_id)?.store.handle().statuses(ATTEMPT).ok()?;
         statuses.into_iter().find(|status| status.region.get_id() == region_id)
     }
 
@@ -452,11 +411,6 @@ impl Cluster {
 pub struct PeerStatusOn {
     pub store_id: u64,
     pub status: PeerStatus,
-}
-
-/// The first region's peer on `store_id`.
-pub fn first_peer_id(store_id: u64) -> u64 {
-    100 + store_id
 }
 
 /// Whether the same command will be refused again however often it is tried.

@@ -2,18 +2,19 @@
 //!
 //! - [`Cluster`]: starts, stops and restarts stores, and talks to them as a client would.
 //! - [`Client`]: reads and writes keys wherever the cluster's placement says that they are.
-//! - [`Network`]: delivers messages between the stores of a process; [`Filter`]s drop, change or hold them.
+//! - [`Network`]: delivers messages between the stores of a process; [`Filter`]s drop, change or [`Hold`] them.
 //! - [`requests`]: builds commands.
 //! - [`sim`]: a deterministic simulator of a cluster, on disks in memory, without threads.
 //! - [`wait`]: waits for a condition, with a deadline.
 
 mod client;
 mod cluster;
-mod network;
+mod hold;
 pub mod requests;
 pub mod sim;
 pub mod wait;
 
 pub use client::Client;
-pub use cluster::{Cluster, ClusterConfig, Kv, Log, NodeContext, PeerStatusOn, Plugin, REGION_ID, first_peer_id};
-pub use network::{Filter, Hold, Network, NetworkTransport, Verdict};
+pub use cluster::{Cluster, ClusterConfig, Kv, Log, NodeContext, PeerStatusOn, Plugin, REGION_ID};
+pub use hold::Hold;
+pub use server::{Filter, Network, NetworkTransport, Verdict, first_peer_id};

@@ -50,7 +50,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
         logging::to_stderr(args.log_level.unwrap_or(Level::Critical))?;
         return unguarded::run(&dataset, &mut dir, &mut report);
     }
-    let log = logging::to_file(dir.path(), args.log_level.unwrap_or(Level::Info))?;
+    let log = logging::to_dir(dir.path(), args.log_level.unwrap_or(Level::Info))?;
     report.title(&format!(
         "preload-node demo: 3 stores in one process, a region of {} rows x {} versions, values of {} B",
         grouped(dataset.rows()),

@@ -176,6 +176,8 @@ fn check(snapshot: &impl Snapshot, model: &BTreeMap<Vec<u8>, Versions>, ts: u64,
         let row = scanner.next().unwrap().unwrap();
         assert_eq!(row.key, Key::from_raw(key).as_encoded());
         assert!(matches!(row.found, Found::Value(b"")));
+        let written = model[key].range(..=ts).next_back().map(|(commit_ts, _)| TimeStamp::new(*commit_ts));
+        assert_eq!(Some(row.commit_ts), written);
     }
     assert!(scanner.next().unwrap().is_none());
 }

@@ -82,6 +82,13 @@ pub struct ConfigError {
     allowed: String,
 }
 
+impl ConfigError {
+    /// The key to change.
+    pub fn key(&self) -> &'static str {
+        self.key
+    }
+}
+
 impl Config {
     /// # Errors
     /// The first setting that is out of its range.

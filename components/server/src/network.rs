@@ -1,13 +1,19 @@
 //! The network between the stores of one process.
 //!
+//! # What it owns
+//! Which stores can be reached, and the filters that tests interfere with.
+//!
 //! # How it works
 //! A message is shown to the filters in the order in which they were added, on the sender's thread; what passes all of
-//! them is put into the receiver's inbox. A store that is not running loses what is sent to it.
+//! them is put into the receiver's inbox. A store that is not running loses what is sent to it. A node has no filters.
 //!
 //! # Invariants
 //! - Messages between two stores arrive in the order in which they were sent, except for those that a filter holds.
 //! - The files of a snapshot travel only if the message that goes ahead of them passes the filters. Of a transfer that was
 //!   not let through the sender is told, unlike of a message, and it tries again.
+//!
+//! # What it must not do
+//! Wait for a receiver, except for the answer to a block of a snapshot.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,11 +22,11 @@ use kvproto::{
     raft_cmdpb::{RaftCmdRequest, RaftCmdResponse},
     raft_serverpb::{RaftMessage, SnapshotChunk},
 };
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use placement::RefusalCallback;
 use raftstore::{
     Error, Result,
-    store::{ChunkAnswer, PeerStatus, SnapKey, SnapshotTransport, StoreHandle, StreamId, Transport},
+    store::{ChunkAnswer, PeerStatus, SnapshotTransport, StoreHandle, StreamId, Transport},
 };
 
 /// A receiver that takes longer over a block counts as gone.
@@ -175,52 +181,5 @@ impl<E: KvEngine> SnapshotTransport for NetworkTransport<E> {
             return Err(Error::Stopped);
         }
         self.0.store(to_store).ok_or(Error::Stopped)?.receive_chunk(stream, chunk, EXCHANGE_TIMEOUT)
-    }
-}
-
-type Predicate = Box<dyn Fn(&RaftMessage) -> bool + Send + Sync>;
-
-/// A filter that holds messages until it is told to let them go.
-pub struct Hold {
-    wanted: Predicate,
-    /// `None` once released.
-    held: Mutex<Option<Vec<RaftMessage>>>,
-}
-
-impl Hold {
-    /// Holds the messages for which `wanted` is true.
-    pub fn new(wanted: impl Fn(&RaftMessage) -> bool + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { wanted: Box::new(wanted), held: Mutex::new(Some(Vec::new())) })
-    }
-
-    /// Number of messages that are held.
-    pub fn len(&self) -> usize {
-        self.held.lock().as_ref().map_or(0, Vec::len)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Delivers what is held, in the order in which it came, and holds nothing more. A snapshot is not delivered without
-    /// its files: it comes when its sender tries again.
-    pub fn release<E: KvEngine>(&self, network: &Network<E>) {
-        let held = self.held.lock().take().into_iter().flatten();
-        for message in held.filter(|message| SnapKey::of_message(message).is_none()) {
-            // A receiver that is gone loses it.
-            let _ = network.deliver(message);
-        }
-    }
-}
-
-impl Filter for Hold {
-    fn filter(&self, message: &mut RaftMessage) -> Verdict {
-        match self.held.lock().as_mut() {
-            Some(held) if (self.wanted)(message) => {
-                held.push(std::mem::take(message));
-                Verdict::Hold
-            }
-            _ => Verdict::Pass,
-        }
     }
 }

@@ -1,0 +1,398 @@
+//! A node: the stores of one process and what keeps them together.
+//!
+//! # What it owns
+//! The data directory, the stores with their plugins, the network between them, the placement, timestamps, and what has
+//! happened lately.
+//!
+//! # How it works
+//! 1. [`Node::start`] locks the directory, finds or makes the cluster in it, and starts the stores, each with the region
+//!    cache and the plugin; then the placement, which learns where regions are, and the housekeeper.
+//! 2. [`Node::stop`] refuses new requests, waits for those that are on their way, and stops everything in the reverse order:
+//!    a store that leads steps down with its end, and its engine is synced.
+//!
+//! # Invariants
+//! - A store without an identity is bootstrapped only while the cluster is being made, see [`crate::data_dir`].
+//! - All plugins of the node have the same configuration and the same ranges pinned by hand.
+//!
+//! # What it must not do
+//! Listen on the network: that is the status server's.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use engine_traits::{EvictReason, RegionCacheEngineExt, RegionEvent};
+use in_memory_engine::RegionCacheEngine;
+use kvproto::raft_serverpb::{ExtraMessageType, RaftMessage};
+use parking_lot::Mutex;
+use placement::{FileStorage, Ids, Placement, PlacementHandle};
+use preload_observer::{PinnedRange, PreloadObserver, message::Address};
+use raftstore::store::{PeerStatus, StoreHandle, region::find_peer};
+use tikv_util::{info, warn, worker::Worker};
+use time::OffsetDateTime;
+
+use crate::{
+    config::NodeConfig,
+    data_dir::{ClusterFile, DataDir, DataDirError},
+    engine::DiskEngine,
+    events::{EventLog, WarmUpTimes, What},
+    history::History,
+    housekeeper,
+    in_flight::InFlight,
+    kv::KeyValues,
+    network::Network,
+    reads::ReadCounter,
+    store::{Kv, Store, StoreContext, StoreOptions, first_region},
+    timestamps::{Timestamps, wall_clock_ms},
+};
+
+/// The plugin comes behind the region cache's own observer, the counter of reads behind both.
+const PLUGIN_PRIORITY: u32 = 200;
+const READS_PRIORITY: u32 = 300;
+
+/// How often the placement asks the stores: soon enough that whoever has moved a region sees it at once.
+const PLACEMENT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Why a node cannot start or stop in order.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error("cannot start store {store_id}")]
+    Store { store_id: u64, source: raftstore::Error },
+    #[error("cannot sync the data of store {store_id}; what was acknowledged is in its log")]
+    Sync { store_id: u64, source: raftstore::Error },
+    #[error("cannot open {}", .path.display())]
+    Open { path: PathBuf, source: std::io::Error },
+    #[error("cannot start a thread")]
+    Thread(#[from] std::io::Error),
+    #[error("invalid configuration: {0}")]
+    Config(String),
+}
+
+/// Why something that an operator wants is not done.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    #[error("store {0} is not one of this node's")]
+    StoreNotFound(u64),
+    #[error("region {0} is not known, or has no leader")]
+    RegionNotFound(u64),
+    #[error("{0}")]
+    Refused(String),
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// A store and what belongs to it, as long as the node runs.
+pub struct Member<D: DiskEngine> {
+    pub handle: StoreHandle<Kv<D>>,
+    pub cache: RegionCacheEngine,
+    pub plugin: PreloadObserver,
+    pub reads: ReadCounter,
+    pub warm_up: WarmUpTimes,
+}
+
+/// See the [module](self).
+pub struct Node<D: DiskEngine> {
+    config: NodeConfig,
+    started_at: OffsetDateTime,
+    cluster: ClusterFile,
+    network: Network<Kv<D>>,
+    members: BTreeMap<u64, Member<D>>,
+    placement: PlacementHandle,
+    kv: KeyValues<D>,
+    events: EventLog,
+    history: Arc<History>,
+    /// What the plugins are configured with now.
+    preload: Mutex<preload_observer::Config>,
+    stopping: AtomicBool,
+    running: Mutex<Option<Running<D>>>,
+    /// Freed last.
+    dir: DataDir,
+}
+
+/// What is taken apart when the node stops.
+struct Running<D: DiskEngine> {
+    housekeeper: Worker<()>,
+    placement: placement::Driver,
+    stores: BTreeMap<u64, Store<D>>,
+}
+
+impl<D: DiskEngine> Node<D> {
+    /// Starts all stores on what is in the data directory.
+    ///
+    /// # Errors
+    /// See [`NodeError`]. What was started is stopped again.
+    pub fn start(config: NodeConfig) -> Result<Arc<Self>, NodeError> {
+        let preload = config.preload.check().map_err(|error| NodeError::Config(format!("preload.{error}")))?;
+        let dir = DataDir::lock(&config.node.data_dir)?;
+        let mut cluster = dir.open_cluster(config.node.stores, D::NAME, wall_clock_ms())?;
+        let timestamps_path = dir.path().join("timestamps");
+        let timestamps = Timestamps::open(FileStorage::new(&timestamps_path), Box::new(wall_clock_ms))
+            .map_err(|source| NodeError::Open { path: timestamps_path, source })?;
+        let timestamps = Arc::new(timestamps);
+
+        let network = Network::default();
+        let events = EventLog::default();
+        let voters: Vec<u64> = (1..=cluster.first_voters).collect();
+        let region = first_region(&voters);
+        let (mut stores, mut members) = (BTreeMap::new(), BTreeMap::new());
+        for store_id in 1..=cluster.stores {
+            let options = StoreOptions {
+                store_id,
+                cluster_id: cluster.cluster_id,
+                dir: &dir.store_dir(store_id),
+                engine: &config.engine,
+                raftstore: config.raftstore.clone(),
+                cache: &config.in_memory_engine,
+                first_region: (!cluster.bootstrapped && voters.contains(&store_id)).then_some(&region),
+            };
+            let (reads, warm_up) = (ReadCounter::default(), WarmUpTimes::default());
+            let mut plugin = None;
+            let register = |context: StoreContext<'_, D>| {
+                let StoreContext { store_id, host, cache, transport } = context;
+                let observer = PreloadObserver::new(store_id, cache, transport, preload.clone());
+                observer.set_listener(events.listener(store_id, warm_up.clone()));
+                observer.register(host, PLUGIN_PRIORITY);
+                reads.register(host, READS_PRIORITY);
+                plugin = Some(observer);
+            };
+            let store =
+                Store::start(options, &network, register).map_err(|source| NodeError::Store { store_id, source })?;
+            let plugin = plugin.expect("a store that has started has registered its observers");
+            let (handle, cache) = (store.handle().clone(), store.cache().clone());
+            members.insert(store_id, Member { handle, cache, plugin, reads, warm_up });
+            stores.insert(store_id, store);
+        }
+        dir.mark_bootstrapped(&mut cluster)?;
+
+        let ids_path = dir.path().join("placement-ids");
+        let ids =
+            Ids::open(FileStorage::new(&ids_path)).map_err(|source| NodeError::Open { path: ids_path, source })?;
+        let core = Placement::new(config.placement.to_placement(), ids);
+        let placement = placement::Driver::start(core, network.clone(), PLACEMENT_INTERVAL)?;
+        let handle = placement.handle().clone();
+        let kv = KeyValues {
+            network: network.clone(),
+            placement: handle.clone(),
+            timestamps: timestamps.clone(),
+            in_flight: InFlight::default(),
+        };
+        let history = Arc::new(History::default());
+        let watched = housekeeper::Watched {
+            stores: members
+                .iter()
+                .map(|(store_id, member): (&u64, &Member<D>)| housekeeper::WatchedStore {
+                    store_id: *store_id,
+                    cache: member.cache.clone(),
+                    reads: member.reads.clone(),
+                    warm_up: member.warm_up.clone(),
+                })
+                .collect(),
+            placement: handle.clone(),
+            timestamps,
+            gc_life_time: config.node.gc_life_time.0,
+            events: events.clone(),
+            history: history.clone(),
+        };
+        let housekeeper = housekeeper::start(watched)?;
+        Ok(Arc::new(Self {
+            started_at: OffsetDateTime::now_utc(),
+            cluster,
+            network,
+            members,
+            placement: handle,
+            kv,
+            events,
+            history,
+            preload: Mutex::new(config.preload.clone()),
+            stopping: AtomicBool::new(false),
+            running: Mutex::new(Some(Running { housekeeper, placement, stores })),
+            dir,
+            config,
+        }))
+    }
+
+    /// Refuses new requests from now on, and waits for those that are on their way, at most for
+    /// `node.shutdown-timeout`. Then ends the stores.
+    ///
+    /// # Errors
+    /// When the data of a store cannot be synced; the others are stopped all the same.
+    ///
+    /// # Panics
+    /// When a store's thread has panicked.
+    pub fn stop(&self) -> Result<(), NodeError> {
+        self.stopping.store(true, Ordering::Relaxed);
+        let Some(Running { housekeeper, placement, stores }) = self.running.lock().take() else { return Ok(()) };
+        info!("node is stopping"; "writes_on_their_way" => self.kv.in_flight.len());
+        housekeeper.stop();
+        drop(placement);
+        // All at once: a store that is stopped alone would have the others elect new leaders in vain.
+        stores.keys().for_each(|store_id| self.network.disconnect(*store_id));
+        let mut outcome = Ok(());
+        for (store_id, store) in stores {
+            let leads = self.members.get(&store_id).map_or(0, |member| leaders(&member.handle));
+            if let Err(source) = store.stop() {
+                warn!("data of a store is not synced"; "store_id" => store_id, "err" => ?source);
+                outcome = Err(NodeError::Sync { store_id, source });
+            }
+            info!("store is stopped, its leaders have stepped down"; "store_id" => store_id, "leaders" => leads);
+        }
+        outcome
+    }
+
+    /// New requests are to be refused from now on.
+    pub fn begin_to_stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    pub fn started_at(&self) -> OffsetDateTime {
+        self.started_at
+    }
+
+    pub fn cluster_id(&self) -> u64 {
+        self.cluster.cluster_id
+    }
+
+    pub fn data_dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    pub fn members(&self) -> &BTreeMap<u64, Member<D>> {
+        &self.members
+    }
+
+    pub fn placement(&self) -> &PlacementHandle {
+        &self.placement
+    }
+
+    pub fn kv(&self) -> &KeyValues<D> {
+        &self.kv
+    }
+
+    pub fn events(&self) -> &EventLog {
+        &self.events
+    }
+
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// # Errors
+    /// [`RequestError::StoreNotFound`].
+    pub fn member(&self, store_id: u64) -> Result<&Member<D>, RequestError> {
+        self.members.get(&store_id).ok_or(RequestError::StoreNotFound(store_id))
+    }
+
+    /// What the plugins are configured with now.
+    pub fn preload_config(&self) -> preload_observer::Config {
+        self.preload.lock().clone()
+    }
+
+    /// Configures all plugins, or none.
+    ///
+    /// # Errors
+    /// When a value cannot be honoured.
+    pub fn set_preload_config(&self, config: preload_observer::Config) -> Result<(), preload_observer::ConfigError> {
+        let checked = config.check()?;
+        let mut current = self.preload.lock();
+        self.members.values().for_each(|member| member.plugin.set_config(checked.clone()));
+        *current = config;
+        Ok(())
+    }
+
+    /// What is pinned on every store.
+    pub fn pinned(&self) -> Vec<preload_observer::Pin> {
+        self.members.values().next().map(|member| member.plugin.pinned()).unwrap_or_default()
+    }
+
+    /// Pins a range on every store, until the node stops.
+    ///
+    /// # Errors
+    /// See [`PreloadObserver::pin`]; then it is pinned nowhere that it was not before.
+    pub fn pin(&self, range: &PinnedRange) -> Result<bool, preload_observer::PinError> {
+        let _one_at_a_time = self.preload.lock();
+        let mut is_new = false;
+        for member in self.members.values() {
+            // They all hold the same, so what the first accepts, all do.
+            is_new = member.plugin.pin(range)?;
+        }
+        Ok(is_new)
+    }
+
+    /// Ends [`pin`](Self::pin) for exactly this range, and returns whether it was pinned by hand.
+    ///
+    /// # Errors
+    /// See [`PreloadObserver::unpin`].
+    pub fn unpin(&self, range: &PinnedRange) -> Result<bool, preload_observer::PinError> {
+        let _one_at_a_time = self.preload.lock();
+        let mut was_pinned = false;
+        for member in self.members.values() {
+            was_pinned = member.plugin.unpin(range)?;
+        }
+        Ok(was_pinned)
+    }
+
+    /// Has the leader of a region ask the peer on a store to warm it up. Returns the number from which on the events come
+    /// that tell what becomes of it.
+    ///
+    /// # Errors
+    /// When the region has no leader, or no peer on that store, or leads there.
+    pub fn preload(&self, region_id: u64, store_id: u64) -> Result<u64, RequestError> {
+        self.member(store_id)?;
+        let known = self.placement.with(|placement| placement.directory().region(region_id).cloned());
+        let known = known.map_err(|_| RequestError::Stopping)?.ok_or(RequestError::RegionNotFound(region_id))?;
+        let to = find_peer(&known.region, store_id)
+            .ok_or_else(|| RequestError::Refused(format!("region {region_id} has no peer on store {store_id}")))?;
+        if to.get_id() == known.leader.get_id() {
+            return Err(RequestError::Refused(format!("store {store_id} leads region {region_id} itself")));
+        }
+        let mut request = RaftMessage::default();
+        request.set_region_id(region_id);
+        request.set_region_epoch(known.region.get_region_epoch().clone());
+        request.set_from_peer(known.leader.clone());
+        request.set_to_peer(to.clone());
+        request.mut_extra_msg().set_type(ExtraMessageType::MsgPreLoadRegionRequest);
+        let seq = self.events.next_seq();
+        let leader_store = known.leader.get_store_id();
+        let asked = What::new("request_sent").with(Address::of(to)).because("operator");
+        self.events.push(leader_store, region_id, asked);
+        self.network.send(request).map_err(|_| RequestError::Refused(format!("store {store_id} is not running")))?;
+        Ok(seq)
+    }
+
+    /// Evicts a region from the cache of a store; whether it was there.
+    ///
+    /// # Errors
+    /// [`RequestError::StoreNotFound`].
+    pub fn evict(&self, region_id: u64, store_id: u64) -> Result<bool, RequestError> {
+        let cache = &self.member(store_id)?.cache;
+        let Some(status) = cache.region_status(region_id) else { return Ok(false) };
+        cache.on_region_event(RegionEvent::Eviction {
+            region: status.region,
+            reason: EvictReason::Manual,
+            on_evict_finished: None,
+        });
+        Ok(true)
+    }
+}
+
+/// How many regions a store leads, as far as it still answers.
+fn leaders<E: engine_traits::KvEngine>(store: &StoreHandle<E>) -> usize {
+    let statuses = store.statuses(Duration::from_secs(1)).unwrap_or_default();
+    statuses.iter().filter(|status: &&PeerStatus| status.is_leader()).count()
+}

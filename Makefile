@@ -21,6 +21,8 @@ ROCKSDB_BUILD = $(firstword $(wildcard $(CARGO_TARGET_DIR)/release/build/librock
 
 # What `make bench` measures.
 SCENARIO ?= observer
+# How often `make kill-test` kills.
+KILLS ?= 50
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 600
 
@@ -28,7 +30,7 @@ FUZZ_SECONDS ?= 600
 SIM_FLAGS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sim sim-selftest test test-workspace test-docs test-failpoints check check-format check-clippy check-docs check-monitoring test-rocksdb check-rocksdb has-rocksdb bench fuzz
+.PHONY: help setup demo sim sim-selftest kill-test test test-workspace test-docs test-failpoints check check-format check-clippy check-docs check-monitoring test-rocksdb check-rocksdb has-rocksdb bench fuzz
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +51,9 @@ sim: setup ## Run the simulator on SEEDS=N fresh seeds, or from SEED=S on; VERBO
 sim-selftest: setup ## Break things one at a time, to see that the simulator's checks notice.
 	@cargo build $(CARGO_FLAGS) $(WORKSPACE) --bin preload-sim
 	@"$(CARGO_TARGET_DIR)/debug/preload-sim" --self-test $(SIM_FLAGS)
+
+kill-test: setup ## Kill a node under load KILLS=50 times, and look for lost writes, stale reads and cold ranges after each.
+	PRELOAD_KILLS=$(KILLS) cargo test $(CARGO_FLAGS) -p preload-node --test serve killed_node -- --nocapture
 
 test: test-workspace test-docs test-failpoints ## Run all tests.
 

@@ -33,6 +33,7 @@ use txn_types::TimeStamp;
 use crate::{
     events::{EventLog, WarmUpTimes, What},
     history::{History, Point, StorePoint},
+    metrics::METRICS,
     reads::ReadCounter,
     timestamps::Timestamps,
 };
@@ -56,7 +57,8 @@ pub(crate) struct Watched {
 }
 
 pub(crate) fn start(watched: Watched) -> io::Result<Worker<()>> {
-    let mut housekeeper = Housekeeper { watched, active: BTreeMap::new() };
+    let seen = watched.events.next_seq();
+    let mut housekeeper = Housekeeper { watched, active: BTreeMap::new(), seen };
     // Before the first read.
     housekeeper.on_timeout();
     Builder::new("housekeeper").tick_interval(INTERVAL).start(housekeeper)
@@ -64,8 +66,10 @@ pub(crate) fn start(watched: Watched) -> io::Result<Worker<()>> {
 
 struct Housekeeper {
     watched: Watched,
-    /// The regions that were active in each store's cache a second ago.
+    /// The regions that were active in each store's cache a second ago, or have become so since.
     active: BTreeMap<u64, BTreeSet<u64>>,
+    /// The number of the first event that was not looked at.
+    seen: u64,
 }
 
 impl Runnable<()> for Housekeeper {
@@ -77,6 +81,7 @@ impl Runnable<()> for Housekeeper {
         }
         self.move_safe_point();
         let points = self.look();
+        points.iter().for_each(|point| METRICS.show(point));
         self.watched.history.push(Point { time: OffsetDateTime::now_utc(), stores: points });
     }
 }
@@ -98,6 +103,7 @@ impl Housekeeper {
             leaders
         });
         let leaders = leaders.unwrap_or_default();
+        self.note_loaded();
         let mut points = Vec::with_capacity(self.watched.stores.len());
         for WatchedStore { store_id, cache, reads, warm_up } in &self.watched.stores {
             let is_active = |region: &in_memory_engine::RegionStatus| region.state == RegionState::Active;
@@ -112,11 +118,26 @@ impl Housekeeper {
                 regions_active: active.len(),
                 warm_p50_ms: warm_up.summary().map(|warm| (warm.p50 * 1000.0) as u64),
             });
-            let before = self.active.insert(*store_id, active.clone()).unwrap_or_default();
-            before
-                .difference(&active)
-                .for_each(|gone| self.watched.events.push(*store_id, *gone, What::new("evicted")));
+            let before = self.active.remove(store_id).unwrap_or_default();
+            for gone in before.difference(&active) {
+                self.watched.events.push(*store_id, *gone, What::new("evicted"));
+            }
+            self.active.insert(*store_id, active);
         }
         points
+    }
+
+    /// A region that was loaded and evicted within a second was there as well.
+    fn note_loaded(&mut self) {
+        loop {
+            let page = self.watched.events.since(self.seen);
+            self.seen = page.next;
+            if page.events.is_empty() {
+                return;
+            }
+            for event in page.events.iter().filter(|event| event.kind == "loaded") {
+                self.active.entry(event.store_id).or_default().insert(event.region_id);
+            }
+        }
     }
 }

@@ -16,6 +16,7 @@ pub mod history;
 mod housekeeper;
 pub mod in_flight;
 mod kv;
+mod metrics;
 mod network;
 mod node;
 mod reads;

@@ -61,7 +61,8 @@ pub struct ServerSection {
     pub allowed_hosts: Vec<String>,
     /// Connections to the status server that are served at a time; further ones wait to be accepted.
     ///
-    /// Default 512: each holds a few ten KiB. Range 1 to 65536.
+    /// Default 2048: one that is idle takes some KiB, one that is served some ten. Large bodies and answers are bounded
+    /// besides. Range 1 to 65536.
     pub max_connections: usize,
     /// The largest body of a request. A value is sent in hexadecimal digits, so it can be half as large.
     ///
@@ -80,7 +81,7 @@ impl Default for ServerSection {
             status_addr: SocketAddr::from(([127, 0, 0, 1], 20180)),
             token_file: None,
             allowed_hosts: Vec::new(),
-            max_connections: 512,
+            max_connections: 2048,
             max_body_size: ReadableSize::mb(4),
             client_timeout: ReadableDuration::secs(30),
         }

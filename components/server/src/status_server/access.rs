@@ -26,7 +26,7 @@ use axum::{
 };
 
 use super::{SharedApp, StartError, error::ApiError};
-use crate::{config::ServerSection, engine::DiskEngine};
+use crate::{config::ServerSection, engine::DiskEngine, metrics::METRICS};
 
 /// Shorter tokens can be guessed.
 const TOKEN_LEN_MIN: usize = 16;
@@ -104,15 +104,20 @@ fn is_equal(left: &[u8], right: &[u8]) -> bool {
     left.len() == right.len() && left.iter().zip(right).fold(0, |different, (a, b)| different | (a ^ b)) == 0
 }
 
-/// Lets a request through, or answers it.
+/// Lets a request through, or answers it; counts the answer.
 pub(super) async fn guard<D: DiskEngine>(
     State(app): State<Arc<super::App<D>>>,
     request: Request,
     next: Next,
 ) -> Response {
     let app: SharedApp<D> = app;
-    match app.access.check(request.method(), request.headers()) {
-        Ok(()) => next.run(request).await,
+    let answer = match app.access.check(request.method(), request.headers()) {
+        Ok(()) => match app.room.for_body(request.headers()).await {
+            Ok(_place) => next.run(request).await,
+            Err(full) => full.into_response(),
+        },
         Err(refused) => refused.into_response(),
-    }
+    };
+    METRICS.requests.with_label_values(&[answer.status().as_str()]).inc();
+    answer
 }

@@ -1,6 +1,6 @@
 //! Reads and writes of keys.
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, response::Response};
 use engine_traits::ReadSource;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -10,6 +10,7 @@ use super::{
     SharedApp,
     body::{self, Hex, Timeout},
     error::{ApiError, ApiResult},
+    room::until_sent,
 };
 use crate::{
     engine::DiskEngine,
@@ -119,10 +120,11 @@ pub(super) async fn get<D: DiskEngine>(
 pub(super) async fn scan<D: DiskEngine>(
     State(app): State<SharedApp<D>>,
     body::Json(Scan { start_key, end_key, limit, ts, reverse, timeout }): body::Json<Scan>,
-) -> ApiResult<Json<Value>> {
+) -> ApiResult<Response> {
     if app.node.is_stopping() {
         return Err(RequestError::Stopping.into());
     }
+    let place = app.room.for_answer().await?;
     let limit = limit.unwrap_or(SCAN_LIMIT);
     if !(1..=SCAN_LIMIT_MAX).contains(&limit) {
         return Err(ApiError::bad_request(format!("limit = {limit} must be 1 to {SCAN_LIMIT_MAX}")));
@@ -139,12 +141,13 @@ pub(super) async fn scan<D: DiskEngine>(
             "source_reason": source_reason,
         })
     };
-    Ok(Json(json!({
+    let answer = json!({
         "ts": scanned.ts.into_inner(),
         "rows": scanned.rows.iter().map(row).collect::<Vec<_>>(),
         "sources": scanned.served_by.iter().map(served).collect::<Vec<_>>(),
         "more": scanned.more,
-    })))
+    });
+    Ok(until_sent(&answer, place))
 }
 
 fn source(source: ReadSource) -> (&'static str, Option<&'static str>) {

@@ -30,7 +30,7 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-use crate::config::ServerSection;
+use crate::{config::ServerSection, metrics::METRICS};
 
 /// What is read of a request before its end was seen: all its headers have to fit.
 const BUFFER_BYTES: usize = 32 << 10;
@@ -54,7 +54,9 @@ pub(super) async fn serve(listener: TcpListener, router: Router, config: ServerS
             Ok((stream, _)) => {
                 let connection = connection(stream, router.clone(), config.client_timeout.0, stop.clone());
                 tokio::spawn(async move {
+                    METRICS.connections.inc();
                     connection.await;
+                    METRICS.connections.dec();
                     drop(permit);
                 });
             }

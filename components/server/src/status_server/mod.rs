@@ -25,6 +25,7 @@ mod keys;
 mod listener;
 mod operators;
 mod pins;
+mod room;
 mod status;
 mod views;
 
@@ -33,7 +34,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 
 pub use self::endpoints::ENDPOINTS;
-use self::{access::Access, views::Views};
+use self::{access::Access, room::Room, views::Views};
 use crate::{engine::DiskEngine, node::Node};
 
 /// Threads that serve requests.
@@ -71,6 +72,7 @@ pub(crate) struct App<D: DiskEngine> {
     address: SocketAddr,
     access: Access,
     views: Views,
+    room: Room,
     assets: &'static [Asset],
 }
 
@@ -102,7 +104,8 @@ impl StatusServer {
         let listen = |source| StartError::Listen { address: config.status_addr, source };
         let listener = runtime.block_on(TcpListener::bind(config.status_addr)).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let app = Arc::new(App { node, address, access, views: Views::default(), assets });
+        let room = Room::new(&config);
+        let app = Arc::new(App { node, address, access, views: Views::default(), room, assets });
         let (stop, stopped) = watch::channel(false);
         runtime.spawn(listener::serve(listener, endpoints::router(app), config, stopped));
         Ok(Self { address, runtime: Some(runtime), stop })

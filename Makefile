@@ -72,9 +72,9 @@ test-docs: setup ## Run the examples in the documentation.
 # process runs several.
 test-failpoints: setup ## Run the failpoint tests.
 ifeq ($(NEXTEST),yes)
-	cargo nextest run $(CARGO_FLAGS) $(WORKSPACE) --features preload_observer/failpoints --test failpoints
+	cargo nextest run $(CARGO_FLAGS) $(WORKSPACE) --features preload_observer/failpoints,preload-node/failpoints --test failpoints
 else
-	cargo test $(CARGO_FLAGS) $(WORKSPACE) --features preload_observer/failpoints --test failpoints -- --test-threads=1
+	cargo test $(CARGO_FLAGS) $(WORKSPACE) --features preload_observer/failpoints,preload-node/failpoints --test failpoints -- --test-threads=1
 endif
 
 check: check-format check-clippy check-docs ## Check format, lints and documentation. Edits nothing.
@@ -84,7 +84,7 @@ check-format: setup ## Check the format.
 
 check-clippy: setup ## Run clippy on all targets, with and without failpoints; check the plugin without default features.
 	cargo clippy $(CARGO_FLAGS) $(WORKSPACE) --all-targets -- -D warnings
-	cargo clippy $(CARGO_FLAGS) $(WORKSPACE) --all-targets --features preload_observer/failpoints -- -D warnings
+	cargo clippy $(CARGO_FLAGS) $(WORKSPACE) --all-targets --features preload_observer/failpoints,preload-node/failpoints -- -D warnings
 	cargo check $(CARGO_FLAGS) -p preload_observer --no-default-features
 
 check-docs: setup ## Build the documentation without warnings.

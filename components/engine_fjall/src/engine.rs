@@ -23,6 +23,7 @@ use std::{
 };
 
 use engine_traits::{Cf, Error, KvEngine, Mutation, Record, Result, WriteBatch};
+use fail::fail_point;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::{RwLock, RwLockWriteGuard};
 
@@ -136,6 +137,17 @@ impl FjallEngine {
     }
 }
 
+#[cfg(feature = "failpoints")]
+const ENOSPC: i32 = 28;
+#[cfg(feature = "failpoints")]
+const EIO: i32 = 5;
+
+/// What the operating system would say.
+#[cfg(feature = "failpoints")]
+fn os_error(code: i32) -> fjall::Error {
+    fjall::Error::Io(std::io::Error::from_raw_os_error(code))
+}
+
 impl fmt::Debug for FjallEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let failed = self.inner.failed.get();
@@ -163,6 +175,7 @@ impl KvEngine for FjallEngine {
             _shared = inner.ranges.read();
             write::plain(inner, batch)
         };
+        fail_point!("engine_fjall::write::disk_full", |_| Err(inner.poison("write", os_error(ENOSPC))));
         fjall_batch.commit().map_err(|error| inner.poison("write", error))
     }
 
@@ -180,6 +193,7 @@ impl KvEngine for FjallEngine {
 
     fn sync(&self) -> Result<()> {
         self.inner.check()?;
+        fail_point!("engine_fjall::sync::error", |_| Err(self.inner.poison("sync", os_error(EIO))));
         // The journal's length is preallocated and its blocks are not: `fdatasync` writes out what is needed to read
         // the data back, which includes the blocks' allocation.
         self.inner.db.persist(PersistMode::SyncData).map_err(|error| self.inner.poison("sync", error))

@@ -110,7 +110,8 @@ impl RaftLogEngine {
 
     pub(crate) fn commit(&self, batch: &mut raft_engine::LogBatch, sync: bool) -> raft_engine::Result<usize> {
         fail_point!("raft_log_engine::write::error", |_| {
-            Err(raft_engine::Error::Io(std::io::Error::other("injected by a failpoint")))
+            // ENOSPC: the disk is full.
+            Err(raft_engine::Error::Io(std::io::Error::from_raw_os_error(28)))
         });
         self.inner.engine.write(batch, sync)
     }

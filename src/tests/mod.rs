@@ -1,6 +1,7 @@
 //! The plugin through its hooks, on fakes and virtual time.
 
 mod faults;
+mod following;
 mod hostile;
 mod model;
 mod online_config;

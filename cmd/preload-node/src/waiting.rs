@@ -2,15 +2,13 @@
 //!
 //! **Owns** the deadline of everything that this binary waits for.
 //!
-//! **How it works.** Asks again and again, see [`test_raftstore::wait`].
+//! **How it works.** Asks again and again, with a pause in between.
 //!
 //! **Invariants.** Every wait ends: by success, by the deadline, or by Ctrl-C.
 //!
 //! **Must not** panic when it was in vain: the user gets an error that says what was waited for.
 
-use std::time::Duration;
-
-use test_raftstore::wait;
+use std::time::{Duration, Instant};
 
 use crate::{
     error::{Error, Result},
@@ -19,6 +17,9 @@ use crate::{
 
 /// Ten times what the slowest wait takes on two busy cores.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Too short to be noticed, and long enough that waiting costs nothing.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Asks `probe` until it returns something, at most for [`DEADLINE`].
 pub(crate) fn until_some<T>(what: impl Into<String>, probe: impl FnMut() -> Option<T>) -> Result<T> {
@@ -36,9 +37,20 @@ pub(crate) fn within<T>(
     what: impl Into<String>,
     mut probe: impl FnMut() -> Option<T>,
 ) -> Result<T> {
-    let asked = wait::within(deadline, || match interrupt::check() {
-        Ok(()) => probe().map(Ok),
-        Err(interrupted) => Some(Err(interrupted)),
-    });
-    asked.unwrap_or_else(|| Err(Error::TimedOut { what: what.into(), deadline }))
+    let until = now() + deadline;
+    loop {
+        interrupt::check()?;
+        if let Some(found) = probe() {
+            return Ok(found);
+        }
+        if now() >= until {
+            return Err(Error::TimedOut { what: what.into(), deadline });
+        }
+        std::thread::park_timeout(PAUSE);
+    }
+}
+
+#[allow(clippy::disallowed_methods)] // Real threads are waited for, so real time it is.
+fn now() -> Instant {
+    Instant::now()
 }

@@ -17,15 +17,7 @@
 //! # What it must not do
 //! Listen on the network: that is the status server's.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use engine_traits::{EvictReason, RegionCacheEngineExt, RegionEvent};
 use in_memory_engine::RegionCacheEngine;
@@ -36,6 +28,7 @@ use preload_observer::{PinnedRange, PreloadObserver, message::Address};
 use raftstore::store::{PeerStatus, StoreHandle, region::find_peer};
 use tikv_util::{info, warn, worker::Worker};
 use time::OffsetDateTime;
+use tokio::sync::watch;
 
 use crate::{
     config::NodeConfig,
@@ -111,7 +104,8 @@ pub struct Node<D: DiskEngine> {
     history: Arc<History>,
     /// What the plugins are configured with now.
     preload: Mutex<preload_observer::Config>,
-    stopping: AtomicBool,
+    /// True once the node is to stop.
+    stopping: watch::Sender<bool>,
     running: Mutex<Option<Running<D>>>,
     /// Freed last.
     dir: DataDir,
@@ -212,7 +206,7 @@ impl<D: DiskEngine> Node<D> {
             events,
             history,
             preload: Mutex::new(config.preload.clone()),
-            stopping: AtomicBool::new(false),
+            stopping: watch::Sender::new(false),
             running: Mutex::new(Some(Running { housekeeper, placement, stores })),
             dir,
             config,
@@ -228,7 +222,7 @@ impl<D: DiskEngine> Node<D> {
     /// # Panics
     /// When a store's thread has panicked.
     pub fn stop(&self) -> Result<(), NodeError> {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.begin_to_stop();
         let Some(Running { housekeeper, placement, stores }) = self.running.lock().take() else { return Ok(()) };
         info!("node is stopping"; "writes_on_their_way" => self.kv.in_flight.len());
         housekeeper.stop();
@@ -249,11 +243,17 @@ impl<D: DiskEngine> Node<D> {
 
     /// New requests are to be refused from now on.
     pub fn begin_to_stop(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.stopping.send_replace(true);
     }
 
     pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
+        *self.stopping.borrow()
+    }
+
+    /// Returns when the node is to stop.
+    pub async fn stops(&self) {
+        // Fails only when the sender is gone, and `self` holds it.
+        let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
     }
 
     pub fn config(&self) -> &NodeConfig {

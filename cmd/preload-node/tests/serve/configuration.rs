@@ -209,3 +209,32 @@ fn log_goes_to_the_file_that_is_configured() {
     assert_eq!(node.log(), "");
     node.stop();
 }
+
+/// What the documents call a key is one.
+#[test]
+fn keys_that_the_documents_name_exist() {
+    let documents = [
+        include_str!("../../../../README.md"),
+        include_str!("../../../../ARCHITECTURE.md"),
+        include_str!("../../../../docs/http-api.md"),
+        include_str!("../../../../docs/operations.md"),
+        include_str!("../../../../docs/preload-ctl.md"),
+    ];
+    let sections: BTreeSet<&str> = server::config::docs::KEYS.iter().map(|known| known.section).collect();
+    let mut named = BTreeSet::new();
+    for quoted in documents.iter().flat_map(|document| document.split('`').skip(1).step_by(2)) {
+        let name = quoted.split([' ', '=']).next().unwrap_or_default();
+        let is_name = name.bytes().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'-' | b'.'));
+        if let Some((section, key)) = name.split_once('.')
+            && is_name
+            && sections.contains(section)
+            && !matches!(key, "rs" | "toml")
+        {
+            named.insert(name.to_owned());
+        }
+    }
+    assert!(named.len() >= 5, "{named:?}");
+    let known: BTreeSet<String> = server::config::docs::KEYS.iter().map(|known| known.name()).collect();
+    let unknown: Vec<&String> = named.difference(&known).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}

@@ -71,11 +71,12 @@ fn address_that_is_taken_is_refused_and_the_node_is_stopped_in_order() {
 fn second_signal_ends_it_at_once() {
     let dir = tempfile::tempdir().unwrap();
     // A request that does not end holds the orderly stop up.
-    let mut node = Node::start_with(dir.path(), &[], "[node]\nshutdown-timeout = \"10m\"\n");
+    let config = "[node]\nshutdown-timeout = \"10m\"\n[server]\nclient-timeout = \"10m\"\n";
+    let mut node = Node::start_with(dir.path(), &[], config);
     let mut stuck = node.http().connect();
-    let next = node.get("/preloads")["next"].clone();
-    let request = format!("GET /preloads?since={next}&wait_ms=30000 HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    std::io::Write::write_all(&mut stuck, request.as_bytes()).unwrap();
+    let request =
+        b"POST /kv/get HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n";
+    std::io::Write::write_all(&mut stuck, request).unwrap();
     // It is being served when another one that came later has been.
     node.get("/status");
     node.signal(SIGINT);
@@ -85,6 +86,23 @@ fn second_signal_ends_it_at_once() {
     assert_eq!(node.end().code(), Some(130));
     let output = node.rest_of_output();
     assert!(!output.iter().any(|line| line == "stopped"), "{output:?}");
+}
+
+#[test]
+fn requests_on_their_way_get_their_answer_and_those_that_only_wait_are_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start_with(dir.path(), &[], "[node]\nshutdown-timeout = \"10m\"\n");
+    let next = node.get("/preloads")["next"].clone();
+    let waits = node.http();
+    let waiting = std::thread::Builder::new()
+        .spawn(move || waits.send("GET", &format!("/preloads?since={next}&wait_ms=30000"), None));
+    let waiting = waiting.unwrap();
+    // It is being served when another one that came later has been.
+    node.get("/status");
+    node.signal(SIGTERM);
+    let page = waiting.join().unwrap().ok();
+    assert_eq!(page["events"], json!([]));
+    assert!(node.end().success());
 }
 
 #[test]

@@ -145,7 +145,11 @@ pub(super) async fn preloads<D: DiskEngine>(
     }
     let page = match wait_ms {
         0 => app.node.events().since(since),
-        _ => app.node.events().wait_since(since, Duration::from_millis(wait_ms)).await,
+        _ => tokio::select! {
+            page = app.node.events().wait_since(since, Duration::from_millis(wait_ms)) => page,
+            // Whoever only waits is not waited for.
+            () = app.node.stops() => app.node.events().since(since),
+        },
     };
     Ok(Json(json!(page)))
 }

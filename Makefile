@@ -30,7 +30,7 @@ FUZZ_SECONDS ?= 600
 SIM_FLAGS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sim sim-selftest kill-test test test-workspace test-docs test-failpoints check check-format check-clippy check-docs check-monitoring test-rocksdb check-rocksdb has-rocksdb bench fuzz
+.PHONY: help setup demo serve sim sim-selftest kill-test test test-workspace test-docs test-failpoints check check-format check-clippy check-docs check-monitoring check-page test-rocksdb check-rocksdb has-rocksdb bench fuzz
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,10 @@ setup: ## Check for a C compiler and the Rust toolchain, and install what is mis
 demo: setup ## Run the demo; options go into ARGS, for example ARGS=--json.
 	@cargo build $(CARGO_FLAGS) $(WORKSPACE) --bin preload-node
 	@"$(CARGO_TARGET_DIR)/debug/preload-node" demo $(ARGS)
+
+serve: setup ## Run a node of three stores with its status page at http://127.0.0.1:20180; options go into ARGS, for example ARGS="--stores 5".
+	@cargo build $(CARGO_FLAGS) $(WORKSPACE) --bin preload-node
+	@"$(CARGO_TARGET_DIR)/debug/preload-node" serve $(ARGS)
 
 sim: setup ## Run the simulator on SEEDS=N fresh seeds, or from SEED=S on; VERBOSE=1 counts rare moments, and prints the log of one seed.
 	@cargo build $(CARGO_FLAGS) $(WORKSPACE) --bin preload-sim
@@ -108,6 +112,12 @@ has-rocksdb:
 
 check-monitoring: ## Check the alerts of docs/monitoring and run their unit tests; needs promtool, and installs it if it may.
 	@./scripts/check_monitoring.sh
+
+# With failpoints, because one check holds a snapshot back; the same build as for test-failpoints.
+check-page: setup ## Drive the status page of a real node in headless Chromium; says that it is skipped when there is none to be had.
+	@cargo build $(CARGO_FLAGS) $(WORKSPACE) --features preload-node/failpoints --bin preload-node
+	@if command -v python3 >/dev/null; then python3 -B scripts/check_page.py "$(CARGO_TARGET_DIR)/debug/preload-node" $(ARGS); \
+	else echo 'check-page: SKIPPED, nothing was checked: there is no python3'; fi
 
 bench: setup ## Run a benchmark, SCENARIO=observer, transfer, raftstore or cache; options go into ARGS.
 	@cargo run $(CARGO_FLAGS) --release -p preload-bench -- $(SCENARIO) $(ARGS)

@@ -32,7 +32,7 @@ function note(text, isError) {
   const item = h("p", { class: "note", "data-error": isError }, h("span", {}, text), h("button", { type: "button", class: "small", "aria-label": "Dismiss", onclick: () => item.remove() }, "×"));
   byId("notes").append(item);
   if (!isError) setTimeout(() => item.remove(), NOTE_MS);
-  while (byId("notes").children.length > 4) byId("notes").firstElementChild.remove();
+  while (byId("notes").children.length > 3) byId("notes").firstElementChild.remove();
 }
 
 function select(id, { moveFocus = true } = {}) {

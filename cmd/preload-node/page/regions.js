@@ -209,7 +209,7 @@ function showStore(store, regions) {
   }
   card.root.dataset.state = store.state;
   card.state.hidden = store.state === "up";
-  setText(card.state, spaced(store.state));
+  setText(card.state, store.state === "up" ? "" : spaced(store.state));
   const { cache, preload } = store;
   setText(card.facts, `${count(store.regions, "region")}, leads ${store.leaders}, ${cache.regions_active} warm`);
   const waiting = [];

@@ -43,6 +43,7 @@ export function stateOf(peer) {
 
   const share = warmth === "loading" ? loadedShare(cache) : null;
   if (share !== null) word += ` ${Math.round(share * 100)} %`;
+  else if (cache.state === "loading" && cache.loaded_bytes) word += `, ${bytes(cache.loaded_bytes)}`;
   const waiting = preload?.waiting_requests ?? 0;
   const waitsFor = preload?.waits_for ?? null;
   const notes = [];
@@ -99,18 +100,29 @@ export function range(region) {
 
 function shortKey(hex) {
   if (hex === "?") return "?";
-  const text = printable(hex) ?? hex;
+  const codes = hex.match(/../g)?.map((pair) => parseInt(pair, 16)) ?? [];
+  const text = printable(userKey(codes) ?? codes) ?? hex;
   return text.length > 16 ? `${text.slice(0, 15)}…` : text;
 }
 
-/** Keys that are text are shown as text. */
-function printable(hex) {
-  const codes = hex.match(/../g)?.map((pair) => parseInt(pair, 16)) ?? [];
-  return codes.every((code) => code > 0x20 && code < 0x7f) ? `“${String.fromCharCode(...codes)}”` : null;
+/** The user's key in the memcomparable encoding of region metadata: groups of eight bytes, each followed by 255 minus its padding. */
+function userKey(codes) {
+  if (codes.length % 9 !== 0) return null;
+  const key = [];
+  for (let at = 0; at < codes.length; at += 9) {
+    const padding = 255 - codes[at + 8];
+    const isLast = at + 9 === codes.length;
+    if (padding > 8 || isLast !== padding > 0) return null;
+    key.push(...codes.slice(at, at + 8 - padding));
+  }
+  return key;
 }
 
+/** Keys that are text are shown as text. */
+const printable = (codes) => (codes.every((code) => code > 0x20 && code < 0x7f) ? `“${String.fromCharCode(...codes)}”` : null);
+
 const EVENTS = {
-  request_received: (event) => `asked by ${store(event)} to warm up`,
+  request_received: (event) => (event.peer_store_id ? `is asked by ${store(event)} to warm up` : "is asked to warm up"),
   request_finished: () => "is done with a request",
   request_sent: (event) => `asks ${store(event)} to warm up`,
   request_expired: (event) => `gives up on ${store(event)}`,

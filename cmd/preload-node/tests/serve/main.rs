@@ -6,4 +6,5 @@ mod endpoints;
 mod hostile;
 mod kill;
 mod lifecycle;
+mod monitoring;
 mod support;

@@ -1,0 +1,137 @@
+//! What documents, alerts and the dashboard say about metrics is what a running node exports.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use test_raftstore::wait;
+
+use crate::support::Node;
+
+const OPERATIONS: &str = include_str!("../../../../docs/operations.md");
+const ALERTS: &str = include_str!("../../../../docs/monitoring/alerts.yml");
+const DASHBOARD: &str = include_str!("../../../../docs/monitoring/dashboard.json");
+
+/// By metric, the values of each of its labels.
+type Exported = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
+
+/// What a node exports on which everything has happened once that needs to happen for a series to be there.
+fn exported() -> Exported {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path());
+    node.put("k", "v");
+    let leader = node.leader(1);
+    let target = if leader == 1 { 2 } else { 1 };
+    node.post("/regions/1/preload", json!({ "store": target }));
+    wait::until("a warm region", || node.cache_state(1, target) == "active");
+    let text = node.http().send("GET", "/metrics", None);
+    assert_eq!(text.status, 200);
+    node.stop();
+
+    let mut exported = Exported::new();
+    for line in text.body.lines().filter(|line| !line.is_empty()) {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            exported.entry(rest.split(' ').next().unwrap().to_owned()).or_default();
+        } else if !line.starts_with('#') {
+            let (series, _) = line.rsplit_once(' ').unwrap();
+            let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+            let metric = base_name(&exported, name).unwrap_or_else(|| panic!("{line}"));
+            let values = exported.get_mut(&metric).unwrap();
+            for (label, _, value) in matchers(labels.trim_end_matches('}')) {
+                values.entry(label).or_default().insert(value);
+            }
+        }
+    }
+    exported
+}
+
+/// The metric that a series belongs to: those of a histogram have names of their own.
+fn base_name(exported: &Exported, name: &str) -> Option<String> {
+    let suffixes = ["", "_bucket", "_sum", "_count"];
+    suffixes
+        .iter()
+        .filter_map(|suffix| name.strip_suffix(suffix))
+        .find(|name| exported.contains_key(*name))
+        .map(str::to_owned)
+}
+
+/// Label, operator and value of each part of `a="b", c=~"d"`.
+fn matchers(text: &str) -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some((head, tail)) = rest.split_once('"') {
+        let (value, tail) = tail.split_once('"').unwrap();
+        let head = head.trim_start_matches([',', ' ']);
+        let label = head.trim_end_matches(['=', '~', '!']);
+        found.push((label.to_owned(), head[label.len()..].to_owned(), value.to_owned()));
+        rest = tail;
+    }
+    found
+}
+
+/// The metrics of this project in a query, each with what stands in its braces.
+fn selectors(query: &str) -> Vec<(String, &str)> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let starts = query.match_indices("tikv_").map(|(at, _)| at);
+    starts
+        .filter(|at| !query[..*at].ends_with(is_name))
+        .map(|at| {
+            let name: String = query[at..].chars().take_while(|c| is_name(*c)).collect();
+            let rest = &query[at + name.len()..];
+            let inside = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(inside, _)| inside);
+            (name, inside)
+        })
+        .collect()
+}
+
+fn check(exported: &Exported, place: &str, query: &str) -> usize {
+    let selectors = selectors(query);
+    for (name, inside) in &selectors {
+        let metric = base_name(exported, name).unwrap_or_else(|| panic!("{place}: {name} is not exported"));
+        for (label, operator, value) in matchers(inside) {
+            // Those that Prometheus adds, with what the dashboard's variables hold.
+            if ["job", "instance"].contains(&label.as_str()) {
+                continue;
+            }
+            let values = exported[&metric].get(&label).unwrap_or_else(|| panic!("{place}: {name} has no {label}"));
+            // What is excluded, or only happens when something is wrong, need not have happened.
+            if !operator.starts_with('!') {
+                for value in value.split('|') {
+                    assert!(values.contains(value), "{place}: {name} has no {label}={value:?}, but {values:?}");
+                }
+            }
+        }
+    }
+    selectors.len()
+}
+
+#[test]
+fn alerts_dashboard_and_documents_are_about_what_a_node_exports() {
+    let exported = exported();
+    let own: BTreeSet<&str> = exported.keys().map(String::as_str).filter(|name| name.starts_with("tikv_")).collect();
+    assert!(own.len() > 25, "{own:?}");
+
+    let rows = OPERATIONS.lines().filter(|line| line.starts_with("| `tikv_"));
+    let named = rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2));
+    let documented: BTreeSet<&str> = named.collect();
+    assert_eq!(own, documented, "what a node exports, and what docs/operations.md explains");
+
+    let queries = ALERTS.split("expr: ").skip(1).filter_map(|rest| rest.split("labels:").next());
+    let in_alerts: usize = queries.map(|query| check(&exported, "alerts.yml", query)).sum();
+    assert!(in_alerts > 20, "{in_alerts}");
+
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let mut in_dashboard = 0;
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let title = panel["title"].as_str().unwrap();
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let found = check(&exported, title, target["expr"].as_str().unwrap());
+            assert!(found > 0, "{title}: a query without a metric of a node");
+            in_dashboard += found;
+        }
+    }
+    assert!(in_dashboard > 30, "{in_dashboard}");
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        let query = variable["query"]["query"].as_str().unwrap_or_default();
+        check(&exported, "a variable of the dashboard", query);
+    }
+}

@@ -18,11 +18,15 @@ NEXTEST := $(shell PATH="$(PATH)" cargo nextest --version >/dev/null 2>&1 && ech
 WORKSPACE = --workspace --exclude engine_rocks
 # A build of RocksDB in the target directory; empty when there is none. It is built in the release profile only.
 ROCKSDB_BUILD = $(firstword $(wildcard $(CARGO_TARGET_DIR)/release/build/librocksdb-sys-*/out/librocksdb.a))
+# 1 uses RocksDB, and compiles it when it is not there yet; 0 does without. By default it is used when it is there.
+ROCKSDB ?= $(if $(ROCKSDB_BUILD),1,0)
 
 # What `make bench` measures.
 SCENARIO ?= observer
 # How often `make kill-test` kills.
 KILLS ?= 50
+# RocksDB is a side of one scenario.
+BENCH_ROCKSDB = $(and $(filter cache,$(SCENARIO)),$(filter 1,$(ROCKSDB)))
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 600
 
@@ -104,7 +108,7 @@ endif
 
 check-rocksdb: setup ## Run clippy and rustdoc on what is compiled with RocksDB.
 	@./scripts/setup.sh rocksdb
-	cargo clippy $(CARGO_FLAGS) --release -p engine_rocks --all-targets -- -D warnings
+	cargo clippy $(CARGO_FLAGS) --release -p engine_rocks -p preload-bench --features preload-bench/rocksdb --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --release -p engine_rocks --no-deps
 
 has-rocksdb:
@@ -119,8 +123,9 @@ check-page: setup ## Drive the status page of a real node in headless Chromium; 
 	@if command -v python3 >/dev/null; then python3 -B scripts/check_page.py "$(CARGO_TARGET_DIR)/debug/preload-node" $(ARGS); \
 	else echo 'check-page: SKIPPED, nothing was checked: there is no python3'; fi
 
-bench: setup ## Run a benchmark, SCENARIO=observer, transfer, raftstore or cache; options go into ARGS.
-	@cargo run $(CARGO_FLAGS) --release -p preload-bench -- $(SCENARIO) $(ARGS)
+bench: setup ## Run a benchmark, SCENARIO=observer, transfer, raftstore or cache (with RocksDB if it is built, or ROCKSDB=1); options go into ARGS.
+	@$(if $(BENCH_ROCKSDB),./scripts/setup.sh rocksdb)
+	@cargo run $(CARGO_FLAGS) --release -p preload-bench $(if $(BENCH_ROCKSDB),--features rocksdb) -- $(SCENARIO) $(ARGS)
 
 fuzz: setup ## Run each fuzz target for FUZZ_SECONDS; needs nightly Rust and cargo-fuzz. What it finds goes to fuzz/corpus.
 	@for target in answer interceptor; do \

@@ -7,8 +7,8 @@
 //!
 //! **Invariants.** Sides that are compared are measured in one run, in turns.
 //!
-//! **Must not** judge: a benchmark shows figures and passes no verdict on them. It stops only when what it measured is
-//! not what it says that it measures.
+//! **Must not** end with a verdict: a benchmark shows figures, and next to some of them what they are to reach. It stops
+//! only when what it measured is not what it says that it measures.
 
 mod cache;
 mod measure;
@@ -63,7 +63,10 @@ enum Scenario {
     /// Three policies in one run: `none` (nobody is asked), `skip` (TiKV's fix: a request that is too early is skipped, and
     /// nothing is held back) and `park` (the plugin).
     Transfer(transfer::Options),
-    /// What the region cache costs and gains, beside the disk engine with everything hot and beside plain maps.
+    /// What the region cache costs and gains, beside the disk engines with everything hot and beside plain maps.
+    ///
+    /// With the feature `rocksdb`, RocksDB is one of them, compacted, and figures are shown next to what they are to reach
+    /// against it.
     Cache(cache::Options),
     /// The child process of `raftstore`.
     #[command(hide = true)]

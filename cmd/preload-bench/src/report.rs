@@ -6,8 +6,11 @@
 //! paired run by run: the ratio, like a difference, is the median over the runs, not that of two medians, so that what
 //! disturbed both sides of a run cancels out.
 //!
-//! **Invariants.** A line of JSON has the keys `bench`, `case`, `side`, `unit`, `min`, `median`, `max`, `runs`, and
-//! either both or neither of `ratio` and `ratio_to`. Scripts read these; keys are added, never renamed.
+//! A figure that is to reach something says so, and how far it came, in terms of the [`Target`].
+//!
+//! **Invariants.** A line of JSON has the keys `bench`, `case`, `side`, `unit`, `min`, `median`, `max`, `runs`, either both
+//! or neither of `ratio` and `ratio_to`, and either all or none of `target`, `reached` and `met`. Scripts read these; keys
+//! are added, never renamed.
 //!
 //! **Must not** measure.
 
@@ -31,6 +34,16 @@ pub(crate) struct Figure {
     summary: Summary,
     #[serde(flatten)]
     ratio: Option<Ratio>,
+    #[serde(flatten)]
+    target: Option<Target>,
+}
+
+/// What a figure is to reach, and what it has reached.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Target {
+    target: String,
+    reached: f64,
+    met: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -81,7 +94,41 @@ impl Case {
 
     fn figure(&self, side: &'static str, samples: Vec<f64>, ratio: Option<Ratio>) -> Figure {
         let Self { bench, case, unit } = self.clone();
-        Figure { bench, case, side, unit, summary: Summary::of(samples), ratio }
+        Figure { bench, case, side, unit, summary: Summary::of(samples), ratio, target: None }
+    }
+}
+
+impl Figure {
+    pub(crate) fn case(&self) -> &str {
+        &self.case
+    }
+
+    pub(crate) fn side(&self) -> &'static str {
+        self.side
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        self.summary.median
+    }
+
+    /// How many times the figure of the other side it is, and which side that is.
+    pub(crate) fn ratio(&self) -> Option<(f64, &'static str)> {
+        self.ratio.map(|ratio| (ratio.ratio, ratio.ratio_to))
+    }
+
+    pub(crate) fn set_target(&mut self, target: Target) {
+        self.target = Some(target);
+    }
+}
+
+impl Target {
+    /// `of_what` says what of: "x payload", for example.
+    pub(crate) fn at_most(bound: f64, of_what: &str, reached: f64) -> Self {
+        Self { target: format!("≤ {bound} {of_what}"), reached: rounded(reached), met: reached <= bound }
+    }
+
+    pub(crate) fn at_least(bound: f64, of_what: &str, reached: f64) -> Self {
+        Self { target: format!("≥ {bound} {of_what}"), reached: rounded(reached), met: reached >= bound }
     }
 }
 
@@ -122,27 +169,36 @@ pub(crate) fn write_json(mut output: impl Write, figures: &[Figure]) -> io::Resu
     output.flush()
 }
 
-/// An aligned table: names to the left, numbers to the right.
+/// An aligned table: names to the left, numbers to the right. Targets have columns when there are any.
 ///
 /// # Errors
 /// When `output` cannot be written to.
 pub(crate) fn write_table(mut output: impl Write, figures: &[Figure]) -> io::Result<()> {
-    const COLUMNS: usize = 9;
+    const COLUMNS: usize = 12;
     const NAMES: usize = 4;
-    let header = ["bench", "case", "side", "unit", "min", "median", "max", "runs", "ratio"].map(String::from);
+    let mut header =
+        ["bench", "case", "side", "unit", "min", "median", "max", "runs", "ratio", "reached", "target", ""];
+    if figures.iter().all(|figure| figure.target.is_none()) {
+        header[9..].fill("");
+    }
     let rows = figures.iter().map(|figure| {
-        let Figure { bench, case, side, unit, summary: Summary { min, median, max, runs }, ratio } = figure;
+        let Figure { bench, case, side, unit, summary: Summary { min, median, max, runs }, ratio, target } = figure;
         let ratio = ratio.map(|Ratio { ratio, ratio_to }| format!("{ratio:.2} x {ratio_to}"));
         let [bench, case, side, unit] = [*bench, case.as_ref(), *side, *unit].map(String::from);
         let [min, median, max] = [min, median, max].map(|value| format!("{value:.2}"));
-        [bench, case, side, unit, min, median, max, runs.to_string(), ratio.unwrap_or_default()]
+        let [reached, target, met] = target.as_ref().map_or_else(Default::default, |target| {
+            let met = if target.met { "met" } else { "MISSED" };
+            [format!("{:.2}", target.reached), target.target.clone(), met.into()]
+        });
+        let runs = runs.to_string();
+        [bench, case, side, unit, min, median, max, runs, ratio.unwrap_or_default(), reached, target, met]
     });
-    let rows: Vec<[String; COLUMNS]> = std::iter::once(header).chain(rows).collect();
+    let rows: Vec<[String; COLUMNS]> = std::iter::once(header.map(String::from)).chain(rows).collect();
 
     let mut widths = [0; COLUMNS];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.len().max(*width);
+            *width = cell.chars().count().max(*width);
         }
     }
     for row in &rows {
@@ -219,5 +275,25 @@ observer  ordinary  none  ns      1.50    1.50    1.50     1
 observer  ordinary  ours  ns    123.46  123.46  123.46     1  82.30 x none
 ";
         assert_eq!(printed(|output| write_table(output, &figures)), expected);
+    }
+
+    #[test]
+    fn targets_are_shown_when_there_are_any() {
+        let mut figures = CASE.compare(&[samples("none", &[6.0]), samples("ours", &[1.5])]);
+        figures[1].set_target(Target::at_least(6.0, "x faster than none", 4.0));
+        let line = printed(|output| write_json(output, &figures[1..]));
+        assert!(line.contains(r#""target":"≥ 6 x faster than none","reached":4.0,"met":false"#), "{line}");
+        let expected = "\
+bench     case      side  unit   min  median   max  runs        ratio  reached                  target
+observer  ordinary  none  ns    6.00    6.00  6.00     1
+observer  ordinary  ours  ns    1.50    1.50  1.50     1  0.25 x none     4.00  ≥ 6 x faster than none  MISSED
+";
+        assert_eq!(printed(|output| write_table(output, &figures)), expected);
+    }
+
+    #[test]
+    fn a_bound_that_is_hit_is_met() {
+        assert!(Target::at_most(1.1, "x", 1.1).met && Target::at_least(6.0, "x", 6.0).met);
+        assert!(!Target::at_most(1.1, "x", 1.2).met && !Target::at_least(6.0, "x", 5.9).met);
     }
 }

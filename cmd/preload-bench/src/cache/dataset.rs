@@ -8,6 +8,8 @@
 //!
 //! **Invariants.** Keys and values are the same in every run.
 
+use std::fmt;
+
 use engine_traits::{Cf, WriteBatch};
 use txn_types::{Key, TimeStamp, Write, WriteType};
 
@@ -33,9 +35,20 @@ impl std::str::FromStr for Shape {
     }
 }
 
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.user_keys, self.versions)
+    }
+}
+
 impl Shape {
     pub(crate) fn entries(self) -> u64 {
         self.user_keys * self.versions
+    }
+
+    /// The key of a random version of a random row.
+    pub(crate) fn random_key(self, numbers: &mut Numbers) -> Vec<u8> {
+        data_key(numbers.below(self.user_keys), numbers.below(self.versions))
     }
 }
 
@@ -104,6 +117,16 @@ pub(crate) fn random_batch(shape: Shape, numbers: &mut Numbers, version: u64, en
     batch
 }
 
+/// A batch of random versions that are there already.
+pub(crate) fn random_version_batch(shape: Shape, numbers: &mut Numbers, entries: usize) -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    for _ in 0..entries {
+        let (row, version) = (numbers.below(shape.user_keys), numbers.below(shape.versions));
+        batch.put(Cf::Write, &data_key(row, version), &record(row, version));
+    }
+    batch
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +139,7 @@ mod tests {
         let entry_bytes = all.iter().map(WriteBatch::size_bytes).sum::<usize>() / 60;
         assert!((138..150).contains(&entry_bytes), "{entry_bytes}");
         assert!(data_key(1, 1) < data_key(1, 0) && data_key(1, 0) < data_key(2, 1));
+        assert_eq!(shape.to_string(), "20x3");
         assert!("20".parse::<Shape>().is_err() && "0x1".parse::<Shape>().is_err());
     }
 }

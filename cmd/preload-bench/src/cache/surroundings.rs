@@ -1,23 +1,19 @@
-//! The sides: engines that hold the same entries.
+//! What the sides need: clocks, the cache and the region in it, maps.
 //!
-//! **Owns** how each of them is set up, and the clocks.
+//! **Owns** how the cache is set up.
 //!
-//! **Invariants.** Everything is hot: the disk engine's cache holds all of its data, and was filled before.
+//! **Invariants.** The cache has room for everything, and no threads of its own: what it does is done by who calls it.
 //!
 //! **Must not** measure.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use engine_fjall::{FjallConfig, FjallEngine};
-use engine_traits::{
-    CacheRegion, Cf, EvictReason, IterBounds, Iterator as _, KvEngine, Mutation, RegionCacheEngineExt, RegionEvent,
-    Snapshot, WriteBatch,
-};
+use crossbeam_channel::after;
+use engine_test::MemDisk;
+use engine_traits::{CacheRegion, EvictReason, KvEngine, Mutation, RegionCacheEngineExt, RegionEvent, WriteBatch};
 use in_memory_engine::{LoadProgress, RegionCacheEngine, RegionCacheEngineConfig, RegionCacheSnapshot};
 use rustix::time::{ClockId, clock_gettime};
 use tikv_util::config::ReadableSize;
-
-use super::dataset::{Shape, batches};
 
 /// Entries of one step of a load, as the cache's own threads do it.
 const LOAD_STEP_ENTRIES: usize = 1024;
@@ -42,6 +38,17 @@ fn clocked<T>(clock: ClockId, work: impl FnOnce() -> T) -> (T, Duration) {
     (result, now() - start)
 }
 
+/// Waits until the process does nothing but wait.
+pub(crate) fn wait_until_quiet() {
+    const WINDOW: Duration = Duration::from_millis(5);
+    loop {
+        let (_, busy) = process_time(|| after(WINDOW).recv());
+        if busy < WINDOW / 20 {
+            return;
+        }
+    }
+}
+
 /// What the allocator has given out.
 pub(crate) fn allocated_bytes() -> usize {
     tikv_jemalloc_ctl::epoch::advance().expect("jemalloc keeps statistics");
@@ -52,50 +59,22 @@ pub(crate) fn region() -> CacheRegion {
     CacheRegion::new(1, 1, keys::DATA_MIN_KEY, keys::DATA_MAX_KEY)
 }
 
-pub(crate) struct Disk {
-    pub(crate) engine: FjallEngine,
-    _dir: tempfile::TempDir,
-}
-
-impl Disk {
-    pub(crate) fn new(shape: Option<Shape>) -> Self {
-        let dir = tempfile::tempdir().expect("a directory for the data");
-        let config = FjallConfig { cache_size_bytes: 4 << 30, ..FjallConfig::default() };
-        let engine = FjallEngine::open(dir.path(), &config).expect("an engine");
-        for batch in shape.into_iter().flat_map(|shape| batches(shape, 200)) {
-            engine.write(&batch).expect("a write");
-        }
-        engine.sync().expect("a sync");
-        let disk = Self { engine, _dir: dir };
-        // Twice, as what is compacted meanwhile is read anew.
-        disk.scan_all();
-        disk.scan_all();
-        disk
-    }
-
-    /// Looks at every entry.
-    pub(crate) fn scan_all(&self) -> u64 {
-        let mut cursor = self.engine.snapshot().iter(Cf::Write, IterBounds::default()).expect("a cursor");
-        let mut valid = cursor.seek_to_first().expect("a seek");
-        let mut entries = 0;
-        while valid {
-            std::hint::black_box((cursor.key(), cursor.value()));
-            entries += 1;
-            valid = cursor.next().expect("a step");
-        }
-        entries
-    }
-}
-
 pub(crate) fn cache() -> RegionCacheEngine {
     let config = RegionCacheEngineConfig { capacity: ReadableSize::gb(8), ..Default::default() };
     RegionCacheEngine::new(&config).expect("the configuration is valid")
 }
 
+/// A cache that has the region, without anything in it.
+pub(crate) fn empty_region() -> RegionCacheEngine {
+    let cache = cache();
+    load(&cache, &MemDisk::new().open("empty"));
+    cache
+}
+
 /// Loads the region, in this thread.
-pub(crate) fn load(cache: &RegionCacheEngine, disk: &Disk) {
+pub(crate) fn load(cache: &RegionCacheEngine, disk: &impl KvEngine) {
     cache.on_region_event(RegionEvent::TryLoad { region: region(), for_manual_range: false });
-    let mut job = cache.begin_next_load(&disk.engine).expect("a load is queued");
+    let mut job = cache.begin_next_load(disk).expect("a load is queued");
     while job.step(LOAD_STEP_ENTRIES) == LoadProgress::More {}
     assert!(cache.snapshot(&region(), u64::MAX).is_ok(), "the region is cached");
 }

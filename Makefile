@@ -10,6 +10,8 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 CARGO_FLAGS ?= $(if $(CI),--locked)
 # Passed to `make demo` and `make bench`.
 ARGS ?=
+# The disk engine of the demo.
+ENGINE ?= fjall
 
 # nextest is used when it is installed: it runs each test in a process of its own, and prints a summary.
 NEXTEST := $(shell PATH="$(PATH)" cargo nextest --version >/dev/null 2>&1 && echo yes)
@@ -44,9 +46,15 @@ setup: ## Check for a C compiler and the Rust toolchain, and install what is mis
 
 # Not `cargo run -p preload-node`: with all crates selected, third-party crates get the same features as in
 # test-workspace. Alone, the node would have fjall and what depends on it compiled a second time.
-demo: setup ## Run the demo; options go into ARGS, for example ARGS=--json.
+demo: setup ## Run the demo, ENGINE=fjall or rocksdb; options go into ARGS, for example ARGS=--json.
+ifeq ($(ENGINE),rocksdb)
+	@./scripts/setup.sh rocksdb
+	@cargo build $(CARGO_FLAGS) --release -p preload-node --features rocksdb
+	@"$(CARGO_TARGET_DIR)/release/preload-node" demo --engine rocksdb $(ARGS)
+else
 	@cargo build $(CARGO_FLAGS) $(WORKSPACE) --bin preload-node
-	@"$(CARGO_TARGET_DIR)/debug/preload-node" demo $(ARGS)
+	@"$(CARGO_TARGET_DIR)/debug/preload-node" demo --engine $(ENGINE) $(ARGS)
+endif
 
 serve: setup ## Run a node of three stores with its status page at http://127.0.0.1:20180; options go into ARGS, for example ARGS="--stores 5".
 	@cargo build $(CARGO_FLAGS) $(WORKSPACE) --bin preload-node
@@ -98,17 +106,19 @@ check-clippy: setup ## Run clippy on all targets, with and without failpoints; c
 check-docs: setup ## Build the documentation without warnings.
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) $(WORKSPACE) --no-deps
 
-test-rocksdb: setup ## Run the engines' conformance suite on RocksDB, and compile RocksDB before if it is not there yet.
+test-rocksdb: setup ## Run the engines' conformance suite on RocksDB and open a node's on it; compile RocksDB before if it is not there yet.
 	@./scripts/setup.sh rocksdb
 ifeq ($(NEXTEST),yes)
 	cargo nextest run $(CARGO_FLAGS) --release -p engine_rocks
 else
 	cargo test $(CARGO_FLAGS) --release -p engine_rocks
 endif
+	cargo test $(CARGO_FLAGS) --release -p server --features rocksdb --lib engine::
 
 check-rocksdb: setup ## Run clippy and rustdoc on what is compiled with RocksDB.
 	@./scripts/setup.sh rocksdb
-	cargo clippy $(CARGO_FLAGS) --release -p engine_rocks -p preload-bench --features preload-bench/rocksdb --all-targets -- -D warnings
+	cargo clippy $(CARGO_FLAGS) --release -p engine_rocks -p preload-bench -p preload-node -p server \
+		--features preload-bench/rocksdb,preload-node/rocksdb --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --release -p engine_rocks --no-deps
 
 has-rocksdb:

@@ -84,6 +84,10 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = value_parser!(u32).range(1..=65_536))]
     pub(crate) value_size: u32,
 
+    /// The stores' disk engine: fjall, or rocksdb in a build with the feature of that name
+    #[arg(long, value_name = "NAME", default_value = "fjall", value_parser = parse_engine)]
+    pub(crate) engine: String,
+
     /// Directory for data and logs, which stay there; must be empty or absent [default: a temporary one, removed when
     /// all is well]
     #[arg(long, value_name = "DIR")]
@@ -112,4 +116,29 @@ pub(crate) struct WriteLoadArgs {
     /// The first key to write; the following ones count up from there
     #[arg(long, value_name = "KEY", default_value_t = 0)]
     pub(crate) first: u64,
+}
+
+fn parse_engine(name: &str) -> Result<String, String> {
+    server::check_engine_name(name).map(|()| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_demo_runs_on_an_engine_that_is_compiled_in() {
+        let demo = |engine: &str| Cli::try_parse_from(["preload-node", "demo", "--engine", engine]);
+        assert!(demo("fjall").is_ok());
+        assert_eq!(demo("rocksdb").is_ok(), cfg!(feature = "rocksdb"));
+        let Err(refused) = demo("sled") else { panic!("there is no such engine") };
+        assert!(refused.to_string().contains("--engine <NAME>"), "{refused}");
+    }
 }

@@ -42,8 +42,12 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
         None => logging::to_stderr(config.log.level.0)?,
     }
     interrupt::install()?;
-    // `check` has refused every other name.
-    serve::<FjallEngine>(config)
+    match config.engine.name.as_str() {
+        #[cfg(feature = "rocksdb")]
+        engine_rocks::RocksEngine::NAME => serve::<engine_rocks::RocksEngine>(config),
+        // `check` has refused every other name.
+        _ => serve::<FjallEngine>(config),
+    }
 }
 
 /// The file's configuration, with what the command line says instead.

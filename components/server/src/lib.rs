@@ -26,7 +26,7 @@ mod timestamps;
 pub mod view;
 
 pub use self::{
-    engine::DiskEngine,
+    engine::{DiskEngine, check_name as check_engine_name},
     kv::{Committed, Got, KeyValues, KvError, ScanRequest, Scanned, ServedBy, Version},
     network::{Filter, Network, NetworkTransport, Verdict},
     node::{Member, Node, NodeError, RequestError},

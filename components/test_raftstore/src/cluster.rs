@@ -4,6 +4,9 @@
 //! The stores are those of a node ([`server::Store`]), each of which can be stopped and started by itself. Store `n` has
 //! its data under `<dir>/store-n`. The first region has id [`REGION_ID`], covers the whole key space, and has peer
 //! `100 + n` on store `n`.
+//!
+//! A cluster is generic over its stores' disk engine, and [`Cluster`] is the one on fjall: an expression such as
+//! `Cluster::start` must name an engine, which a default of a type parameter does not do.
 
 use std::{
     any::Any,
@@ -28,13 +31,17 @@ use raftstore::{
     coprocessor::CoprocessorHost,
     store::{Config, PeerStatus, RegionSnapshot, SnapshotDir, StoreHandle, new_peer},
 };
-use server::{Network, NetworkTransport, Store, StoreContext, StoreOptions, config::EngineConfig};
+use server::{DiskEngine, Network, NetworkTransport, Store, StoreContext, StoreOptions, config::EngineConfig};
 use tikv_util::config::ReadableDuration;
 
 use crate::{client::Client, requests, wait};
 
 /// The data engine of a cluster's stores.
 pub type Kv = server::Kv<FjallEngine>;
+pub type Cluster = ClusterOn<FjallEngine>;
+pub type ClusterConfig = ClusterConfigOn<FjallEngine>;
+pub type NodeContext<'a> = NodeContextOn<'a, FjallEngine>;
+pub type Plugin = PluginOn<FjallEngine>;
 /// The log of a cluster's stores.
 pub type Log = server::Log;
 
@@ -46,18 +53,18 @@ const CLUSTER_ID: u64 = 1;
 const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// What a plugin gets to register itself on a store.
-pub struct NodeContext<'a> {
+pub struct NodeContextOn<'a, D: DiskEngine> {
     pub store_id: u64,
-    pub host: &'a mut CoprocessorHost<Kv>,
+    pub host: &'a mut CoprocessorHost<server::Kv<D>>,
     pub cache: Arc<dyn RegionCacheEngineExt + Send + Sync>,
-    pub transport: NetworkTransport<Kv>,
+    pub transport: NetworkTransport<server::Kv<D>>,
 }
 
 /// Registers on a store that is about to start; what it returns is dropped when the store has stopped.
-pub type Plugin = Arc<dyn Fn(NodeContext<'_>) -> Box<dyn Any + Send> + Send + Sync>;
+pub type PluginOn<D> = Arc<dyn Fn(NodeContextOn<'_, D>) -> Box<dyn Any + Send> + Send + Sync>;
 
 #[derive(Clone)]
-pub struct ClusterConfig {
+pub struct ClusterConfigOn<D: DiskEngine> {
     pub stores: u64,
     /// Stores of the first region's voters; the other stores are empty at first.
     pub first_region_on: Vec<u64>,
@@ -66,10 +73,10 @@ pub struct ClusterConfig {
     pub cache: RegionCacheEngineConfig,
     /// Where the data is; a temporary directory if `None`.
     pub data_dir: Option<PathBuf>,
-    pub plugins: Vec<Plugin>,
+    pub plugins: Vec<PluginOn<D>>,
 }
 
-impl Default for ClusterConfig {
+impl<D: DiskEngine> Default for ClusterConfigOn<D> {
     fn default() -> Self {
         Self {
             stores: 3,
@@ -84,27 +91,27 @@ impl Default for ClusterConfig {
     }
 }
 
-struct Node {
-    store: Store<FjallEngine>,
+struct Node<D: DiskEngine> {
+    store: Store<D>,
     _plugins: Vec<Box<dyn Any + Send>>,
 }
 
-pub struct Cluster {
-    config: ClusterConfig,
+pub struct ClusterOn<D: DiskEngine> {
+    config: ClusterConfigOn<D>,
     placement: OnceLock<placement::Driver>,
-    network: Network<Kv>,
-    nodes: BTreeMap<u64, Node>,
+    network: Network<server::Kv<D>>,
+    nodes: BTreeMap<u64, Node<D>>,
     dir: PathBuf,
     // Dropped last.
     _temp_dir: Option<tempfile::TempDir>,
 }
 
-impl Cluster {
+impl<D: DiskEngine> ClusterOn<D> {
     /// Starts all stores. Data that is in the directory already is taken over.
     ///
     /// # Errors
     /// When a directory, an engine or a store cannot be opened.
-    pub fn start(config: ClusterConfig) -> Result<Self> {
+    pub fn start(config: ClusterConfigOn<D>) -> Result<Self> {
         let (dir, temp_dir) = match &config.data_dir {
             Some(dir) => (dir.clone(), None),
             None => {
@@ -145,11 +152,11 @@ impl Cluster {
             first_region: voters.contains(&store_id).then_some(&first_region),
         };
         let mut plugins = Vec::new();
-        let register = |context: StoreContext<'_, FjallEngine>| {
+        let register = |context: StoreContext<'_, D>| {
             let StoreContext { store_id, host, cache, transport } = context;
             for plugin in &self.config.plugins {
                 let (cache, transport) = (cache.clone(), transport.clone());
-                plugins.push(plugin(NodeContext { store_id, host: &mut *host, cache, transport }));
+                plugins.push(plugin(NodeContextOn { store_id, host: &mut *host, cache, transport }));
             }
         };
         let store = Store::start(options, &self.network, register)?;
@@ -190,12 +197,7 @@ impl Cluster {
         placement
     }
 
-    /// A client that finds its way by the cluster's [`placement`](Self::placement).
-    pub fn client(&self) -> Client {
-        Client::new(self.network.clone(), self.placement().clone())
-    }
-
-    pub fn network(&self) -> &Network<Kv> {
+    pub fn network(&self) -> &Network<server::Kv<D>> {
         &self.network
     }
 
@@ -217,13 +219,13 @@ impl Cluster {
 
     /// # Panics
     /// When the store is not running.
-    pub fn store(&self, store_id: u64) -> &StoreHandle<Kv> {
+    pub fn store(&self, store_id: u64) -> &StoreHandle<server::Kv<D>> {
         self.node(store_id).store.handle()
     }
 
     /// # Panics
     /// When the store is not running.
-    pub fn kv(&self, store_id: u64) -> &Kv {
+    pub fn kv(&self, store_id: u64) -> &server::Kv<D> {
         self.node(store_id).store.kv()
     }
 
@@ -233,7 +235,7 @@ impl Cluster {
         self.node(store_id).store.cache()
     }
 
-    fn node(&self, store_id: u64) -> &Node {
+    fn node(&self, store_id: u64) -> &Node<D> {
         self.nodes.get(&store_id).unwrap_or_else(|| panic!("store {store_id} is not running"))
     }
 
@@ -388,7 +390,7 @@ impl Cluster {
     /// # Panics
     /// When there is none within the deadline.
     #[track_caller]
-    pub fn must_snapshot(&self, region_id: u64, read_ts: u64) -> RegionSnapshot<<Kv as KvEngine>::Snapshot> {
+    pub fn must_snapshot(&self, region_id: u64, read_ts: u64) -> RegionSnapshot<<server::Kv<D> as KvEngine>::Snapshot> {
         wait::until_some("a snapshot of the region", || {
             let leader = self.leader(region_id)?;
             let header = requests::header(&leader.status.region);
@@ -403,6 +405,13 @@ impl Cluster {
             let found = self.kv(store_id).get_value(Cf::Default, &keys::data_key(key));
             found.is_ok_and(|found| found.as_deref() == Some(value))
         });
+    }
+}
+
+impl Cluster {
+    /// A client that finds its way by the cluster's [`placement`](Self::placement).
+    pub fn client(&self) -> Client {
+        Client::new(self.network.clone(), self.placement().clone())
     }
 }
 

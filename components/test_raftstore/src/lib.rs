@@ -15,6 +15,9 @@ pub mod sim;
 pub mod wait;
 
 pub use client::Client;
-pub use cluster::{Cluster, ClusterConfig, Kv, Log, NodeContext, PeerStatusOn, Plugin, REGION_ID};
+pub use cluster::{
+    Cluster, ClusterConfig, ClusterConfigOn, ClusterOn, Kv, Log, NodeContext, NodeContextOn, PeerStatusOn, Plugin,
+    PluginOn, REGION_ID,
+};
 pub use hold::Hold;
 pub use server::{Filter, Network, NetworkTransport, Verdict, first_peer_id};

@@ -40,8 +40,8 @@ pub(super) struct Died {
     exit_code: Option<i32>,
 }
 
-pub(super) fn run(dataset: &Dataset, dir: &Path, report: &mut Report) -> Result<Died> {
-    let mut child = Running(spawn(dataset, dir)?);
+pub(super) fn run(engine: &str, dataset: &Dataset, dir: &Path, report: &mut Report) -> Result<Died> {
+    let mut child = Running(spawn(engine, dataset, dir)?);
     let mut pipe = child.0.stderr.take().expect("stderr is piped");
     let reader = thread::Builder::new().name("child-stderr".into()).spawn(move || {
         let mut bytes = Vec::new();
@@ -70,10 +70,10 @@ pub(super) fn run(dataset: &Dataset, dir: &Path, report: &mut Report) -> Result<
     Ok(Died { fatal, thread: thread.flatten(), exit_code })
 }
 
-fn spawn(dataset: &Dataset, dir: &Path) -> Result<Child> {
+fn spawn(engine: &str, dataset: &Dataset, dir: &Path) -> Result<Child> {
     let binary = env::current_exe().map_err(Error::io("find this binary"))?;
     Command::new(binary)
-        .args(["demo", "--unguarded"])
+        .args(["demo", "--unguarded", "--engine", engine])
         .args(["--rows", &dataset.rows().to_string()])
         .args(["--versions", &dataset.versions().to_string()])
         .args(["--value-size", &dataset.value_bytes().to_string()])

@@ -18,7 +18,8 @@ use in_memory_engine::RegionState;
 use preload_observer::{CheckedConfig, Config, PreloadObserver};
 use raftstore::store::is_initialized;
 use serde::Serialize;
-use test_raftstore::{NodeContext, Plugin, REGION_ID};
+use server::DiskEngine;
+use test_raftstore::{NodeContextOn, PluginOn, REGION_ID};
 use tikv_util::config::ReadableDuration;
 
 use super::{
@@ -33,8 +34,8 @@ use crate::{error::Result, waiting};
 /// After the region cache's own observer.
 const PRIORITY: u32 = 200;
 
-pub(super) struct Guarded {
-    schedule: Schedule,
+pub(super) struct Guarded<D: DiskEngine> {
+    schedule: Schedule<D>,
     answers: Arc<Answers>,
     target: Arc<OnceLock<Target>>,
 }
@@ -64,7 +65,7 @@ pub(super) struct Released {
     cached_bytes: usize,
 }
 
-impl Guarded {
+impl<D: DiskEngine> Guarded<D> {
     /// Starts three stores below `dir`, with the plugin on each.
     pub(super) fn start(dir: &Path, dataset: Dataset) -> Result<Self> {
         // A slow machine needs a while to apply the snapshot; the demo must not fail for that.
@@ -76,7 +77,7 @@ impl Guarded {
         Ok(Self { schedule, answers, target })
     }
 
-    pub(super) fn schedule(&self) -> &Schedule {
+    pub(super) fn schedule(&self) -> &Schedule<D> {
         &self.schedule
     }
 
@@ -146,8 +147,8 @@ impl Guarded {
     }
 }
 
-fn plugin(config: CheckedConfig, target: Arc<OnceLock<Target>>) -> Plugin {
-    Arc::new(move |node: NodeContext<'_>| {
+fn plugin<D: DiskEngine>(config: CheckedConfig, target: Arc<OnceLock<Target>>) -> PluginOn<D> {
+    Arc::new(move |node: NodeContextOn<'_, D>| {
         let cache = Arc::new(LoadSpy::new(node.cache));
         let plugin = PreloadObserver::new(node.store_id, cache.clone(), node.transport, config.clone());
         plugin.register(node.host, PRIORITY);

@@ -25,7 +25,9 @@ mod unguarded;
 
 use std::{path::Path, process::ExitCode};
 
+use engine_fjall::FjallEngine;
 use serde::Serialize;
+use server::DiskEngine;
 use tikv_util::logger::Level;
 
 use self::{
@@ -42,24 +44,34 @@ use crate::{
 };
 
 pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
+    match args.engine.as_str() {
+        #[cfg(feature = "rocksdb")]
+        engine_rocks::RocksEngine::NAME => run_on::<engine_rocks::RocksEngine>(args),
+        // The command line has refused every other name.
+        _ => run_on::<FjallEngine>(args),
+    }
+}
+
+fn run_on<D: DiskEngine>(args: &DemoArgs) -> Result<ExitCode> {
     interrupt::install()?;
     let dataset = Dataset::new(args.rows, args.versions, args.value_size)?;
     let mut dir = DataDir::open(args.data_dir.as_deref())?;
     let mut report = Report::new(args.json);
     if args.unguarded {
         logging::to_stderr(args.log_level.unwrap_or(Level::Critical))?;
-        return unguarded::run(&dataset, &mut dir, &mut report);
+        return unguarded::run::<D>(&dataset, &mut dir, &mut report);
     }
     let log = logging::to_dir(dir.path(), args.log_level.unwrap_or(Level::Info))?;
     report.title(&format!(
-        "preload-node demo: 3 stores in one process, a region of {} rows x {} versions, values of {} B",
+        "preload-node demo: 3 stores on {} in one process, a region of {} rows x {} versions, values of {} B",
+        D::NAME,
         grouped(dataset.rows()),
         dataset.versions(),
         args.value_size
     ));
 
     let mut summary = Summary::default();
-    let outcome = run_steps(&dataset, dir.path(), &mut report, &mut summary);
+    let outcome = run_steps::<D>(&dataset, dir.path(), &mut report, &mut summary);
     if matches!(outcome, Err(Error::Interrupted)) {
         return Err(Error::Interrupted);
     }
@@ -72,19 +84,19 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
     Ok(if all_held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run_steps(dataset: &Dataset, dir: &Path, report: &mut Report, summary: &mut Summary) -> Result<()> {
+fn run_steps<D: DiskEngine>(dataset: &Dataset, dir: &Path, report: &mut Report, summary: &mut Summary) -> Result<()> {
     report.heading("1. Unguarded: an observer forwards each preload request, as TiKV v8.5.0 does (child process)");
-    let died = report.step("unguarded", |report| child::run(dataset, &dir.join("unguarded"), report))?;
+    let died = report.step("unguarded", |report| child::run(D::NAME, dataset, &dir.join("unguarded"), report))?;
     summary.unguarded_fatal = died.fatal;
 
     report.heading("2. Guarded: the same schedule, with the plugin on every store");
-    let guarded = Guarded::start(dir, *dataset)?;
+    let guarded = Guarded::<D>::start(dir, *dataset)?;
     let outcome = run_guarded_steps(&guarded, report, summary);
     summary.answers = guarded.answers();
     outcome
 }
 
-fn run_guarded_steps(guarded: &Guarded, report: &mut Report, summary: &mut Summary) -> Result<()> {
+fn run_guarded_steps<D: DiskEngine>(guarded: &Guarded<D>, report: &mut Report, summary: &mut Summary) -> Result<()> {
     report.step("load", |report| guarded.schedule().load(report))?;
     report.step("guarded", |report| guarded.ask_uninitialized_peer(report))?;
 

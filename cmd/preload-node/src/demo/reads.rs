@@ -16,13 +16,14 @@
 
 use std::hint::black_box;
 
-use engine_traits::{KvEngine as _, ReadSource, Snapshot as _};
+use engine_traits::{KvEngine, ReadSource, Snapshot};
 use hdrhistogram::Histogram;
 use hybrid_engine::mvcc::{self, MvccGet};
 use raftstore::store::RegionSnapshot;
 use rand::{SeedableRng as _, rngs::StdRng};
 use serde::Serialize;
-use test_raftstore::{Kv, REGION_ID, requests};
+use server::{DiskEngine, Kv};
+use test_raftstore::{REGION_ID, requests};
 use tikv_util::time::{Clock as _, MonotonicClock};
 use txn_types::TimeStamp;
 
@@ -46,7 +47,7 @@ const SCAN_ROWS: usize = 100;
 /// Two runs read the same rows.
 const SEED: u64 = 18_046;
 
-type Snapshot = <Kv as engine_traits::KvEngine>::Snapshot;
+type SnapshotOf<D> = <Kv<D> as KvEngine>::Snapshot;
 
 #[derive(Serialize)]
 pub(super) struct Moved {
@@ -80,7 +81,7 @@ struct Percentiles {
     p99: u64,
 }
 
-pub(super) fn move_leader_and_read(schedule: &Schedule, report: &mut Report) -> Result<Moved> {
+pub(super) fn move_leader_and_read<D: DiskEngine>(schedule: &Schedule<D>, report: &mut Report) -> Result<Moved> {
     let transfer_ms = schedule.move_leader(report)?;
     let (dataset, mut random) = (schedule.dataset(), StdRng::seed_from_u64(SEED));
     let mut sources = Vec::with_capacity(CLIENT_READS);
@@ -102,7 +103,7 @@ pub(super) fn move_leader_and_read(schedule: &Schedule, report: &mut Report) -> 
     Ok(Moved { transfer_ms, first_read_source, reads: sources.len(), memory_read_share, wrong_reads })
 }
 
-pub(super) fn compare_memory_and_disk(schedule: &Schedule, report: &mut Report) -> Result<Compared> {
+pub(super) fn compare_memory_and_disk<D: DiskEngine>(schedule: &Schedule<D>, report: &mut Report) -> Result<Compared> {
     let (dataset, mut random) = (schedule.dataset(), StdRng::seed_from_u64(SEED));
     let memory = linearizable_snapshot(schedule, TimeStamp::max())?.snapshot;
     let disk = schedule.cluster().kv(TARGET_STORE).snapshot();
@@ -150,7 +151,10 @@ pub(super) fn compare_memory_and_disk(schedule: &Schedule, report: &mut Report) 
 }
 
 /// A snapshot of the region at `ts` from store 3, as the leader that it is.
-fn linearizable_snapshot(schedule: &Schedule, ts: TimeStamp) -> Result<RegionSnapshot<Snapshot>> {
+fn linearizable_snapshot<D: DiskEngine>(
+    schedule: &Schedule<D>,
+    ts: TimeStamp,
+) -> Result<RegionSnapshot<SnapshotOf<D>>> {
     waiting::until_some("a linearizable snapshot from store 3", || {
         let region = schedule.target()?.region;
         debug_assert_eq!(region.get_id(), REGION_ID);
@@ -165,19 +169,19 @@ fn expected(dataset: &Dataset, row: u64, ts: TimeStamp) -> MvccGet {
 }
 
 /// The two sides, and what was measured of them.
-struct Pair {
-    memory: Snapshot,
-    disk: Snapshot,
+struct Pair<S> {
+    memory: S,
+    disk: S,
     row_reads: Times,
     scans: Times,
     /// Reads of which the sides differ from each other, or from what was written.
     differences: usize,
 }
 
-impl Pair {
+impl<S: Snapshot> Pair<S> {
     /// What memory says.
     fn time_row(&mut self, memory_first: bool, key: &[u8], ts: TimeStamp) -> Result<MvccGet> {
-        let read = |snapshot: &Snapshot| mvcc::get(snapshot, key, ts);
+        let read = |snapshot: &S| mvcc::get(snapshot, key, ts);
         let (memory, disk) = self.row_reads.time(memory_first, || read(&self.memory), || read(&self.disk));
         let (memory, disk) = (memory?, disk?);
         self.differences += usize::from(memory != disk);
@@ -185,7 +189,7 @@ impl Pair {
     }
 
     fn time_scan(&mut self, memory_first: bool, start: &[u8], ts: TimeStamp) -> Result<()> {
-        let scan = |snapshot: &Snapshot| mvcc::scan(snapshot, start, b"", ts, SCAN_ROWS);
+        let scan = |snapshot: &S| mvcc::scan(snapshot, start, b"", ts, SCAN_ROWS);
         let (memory, disk) = self.scans.time(memory_first, || scan(&self.memory), || scan(&self.disk));
         self.differences += usize::from(memory? != disk?);
         Ok(())

@@ -22,7 +22,8 @@ use kvproto::{
 use raft::eraftpb::{ConfChangeType, MessageType};
 use raftstore::store::{Config, PeerStatus, new_peer, region::find_peer};
 use serde::Serialize;
-use test_raftstore::{Cluster, ClusterConfig, Hold, PeerStatusOn, Plugin, REGION_ID, first_peer_id, requests};
+use server::DiskEngine;
+use test_raftstore::{ClusterConfigOn, ClusterOn, Hold, PeerStatusOn, PluginOn, REGION_ID, first_peer_id, requests};
 use tikv_util::{
     config::{ReadableDuration, ReadableSize},
     time::{Clock as _, MonotonicClock},
@@ -46,8 +47,8 @@ const TICK: ReadableDuration = ReadableDuration::millis(50);
 /// What the cache may take of memory, for each byte of data: an entry costs more than its key and value.
 const CACHE_BYTES_PER_BYTE: u64 = 4;
 
-pub(super) struct Schedule {
-    cluster: Cluster,
+pub(super) struct Schedule<D: DiskEngine> {
+    cluster: ClusterOn<D>,
     dataset: Dataset,
     held: Arc<Hold>,
 }
@@ -62,21 +63,21 @@ pub(super) struct Loaded {
     took_ms: f64,
 }
 
-impl Schedule {
+impl<D: DiskEngine> Schedule<D> {
     /// Starts three stores below `dir`, with `plugin` on each.
-    pub(super) fn start(dir: &Path, dataset: Dataset, plugin: Plugin) -> Result<Self> {
+    pub(super) fn start(dir: &Path, dataset: Dataset, plugin: PluginOn<D>) -> Result<Self> {
         let mut cache = RegionCacheEngineConfig { enabled: true, ..Default::default() };
         cache.capacity = cache.capacity.max(ReadableSize(dataset.size_bytes() * CACHE_BYTES_PER_BYTE));
-        let config = ClusterConfig {
+        let config = ClusterConfigOn {
             stores: 3,
             first_region_on: vec![1, 2],
             raftstore: Config { raft_base_tick_interval: TICK, ..Config::default() },
             cache,
             data_dir: Some(dir.to_owned()),
             plugins: vec![plugin],
-            ..ClusterConfig::default()
+            ..ClusterConfigOn::default()
         };
-        let cluster = Cluster::start(config).map_err(Error::store("start the stores"))?;
+        let cluster = ClusterOn::start(config).map_err(Error::store("start the stores"))?;
         let held = Hold::new(|message| {
             let is_snapshot = message.get_message().get_msg_type() == MessageType::MsgSnapshot;
             is_snapshot && message.get_to_peer().get_store_id() == TARGET_STORE
@@ -85,7 +86,7 @@ impl Schedule {
         Ok(Self { cluster, dataset, held })
     }
 
-    pub(super) fn cluster(&self) -> &Cluster {
+    pub(super) fn cluster(&self) -> &ClusterOn<D> {
         &self.cluster
     }
 

@@ -23,7 +23,8 @@ use raftstore::coprocessor::{
     BoxRaftMessageObserver, BoxRegionChangeObserver, Coprocessor, ObserverContext, RaftMessageObserver,
     RegionChangeEvent, RegionChangeObserver,
 };
-use test_raftstore::NodeContext;
+use server::DiskEngine;
+use test_raftstore::NodeContextOn;
 
 use super::{dataset::Dataset, report::Report, schedule::Schedule};
 use crate::{
@@ -42,10 +43,10 @@ const PANIC_DEADLINE: Duration = Duration::from_secs(20);
 const ROWS_MAX: u64 = 200;
 
 /// Panics, if all goes as it does in TiKV v8.5.0; otherwise says so.
-pub(super) fn run(dataset: &Dataset, dir: &mut DataDir, report: &mut Report) -> Result<ExitCode> {
+pub(super) fn run<D: DiskEngine>(dataset: &Dataset, dir: &mut DataDir, report: &mut Report) -> Result<ExitCode> {
     report.title("preload-node demo, unguarded: each preload request goes to the cache engine, as in TiKV v8.5.0");
     let dataset = dataset.with_rows_at_most(ROWS_MAX);
-    let schedule = Schedule::start(dir.path(), dataset, Arc::new(register))?;
+    let schedule = Schedule::start(dir.path(), dataset, Arc::new(register::<D>))?;
     schedule.load(report)?;
     schedule.create_uninitialized_peer(report)?;
     // What a crash leaves behind is not cleaned up: the process ends in the panic hook.
@@ -62,7 +63,7 @@ pub(super) fn run(dataset: &Dataset, dir: &mut DataDir, report: &mut Report) -> 
     }
 }
 
-fn register(node: NodeContext<'_>) -> Box<dyn Any + Send> {
+fn register<D: DiskEngine>(node: NodeContextOn<'_, D>) -> Box<dyn Any + Send> {
     let observer = ForwardingObserver { cache: node.cache, regions: Arc::default() };
     node.host.registry.register_region_change_observer(0, BoxRegionChangeObserver::new(observer.clone()));
     node.host.registry.register_raft_message_observer(0, BoxRaftMessageObserver::new(observer.clone()));

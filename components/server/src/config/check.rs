@@ -22,6 +22,8 @@ use serde_json::{Map, Value};
 use tikv_util::config::{ReadableDuration, ReadableSize};
 use toml::{Spanned, de::DeTable};
 
+use crate::engine::check_name;
+
 use super::{
     EngineConfig, LogSection, NodeConfig, NodeSection, PlacementSection, SecuritySection, ServerSection, docs::KEYS,
 };
@@ -354,9 +356,9 @@ impl Section for EngineConfig {
     const NAME: &'static str = "engine";
 
     fn problem(&self) -> Option<Problem> {
-        let names = crate::engine::NAMES;
-        if !names.contains(&self.name.as_str()) {
-            return Some(out_of_range(Self::NAME, "name", &self.name, &format!("one of {}", names.join(", "))));
+        if let Err(why) = check_name(&self.name) {
+            let message = format!("{}.name = \"{}\": {why}", Self::NAME, self.name);
+            return Some(Problem { keys: vec!["name".into()], message });
         }
         let (write_min, write_max) = (ReadableSize::mb(1), ReadableSize::gb(1));
         let (purge_min, purge_max) = (ReadableSize::mb(64), ReadableSize::gb(64));

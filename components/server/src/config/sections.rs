@@ -223,13 +223,13 @@ impl PlacementSection {
 pub struct EngineConfig {
     /// The disk engine. A data directory keeps the one that it was created with.
     ///
-    /// Default fjall, which is always there.
+    /// Default fjall, which is always there. The other one is rocksdb, in a build with the feature of that name.
     pub name: String,
     /// The cache of data blocks of each store. The region cache keeps what is hot; this one is for what is left.
     ///
     /// Default 32MiB. Any size; 0 means no cache.
     pub block_cache_size: ReadableSize,
-    /// Size at which a memtable is flushed. Recorded when a store is created: later it has no effect.
+    /// Size at which a memtable is flushed. On fjall recorded when a store is created: later it has no effect.
     ///
     /// Default 16MiB: some 64 MiB for each store. Range 1MiB to 1GiB.
     pub write_buffer_size: ReadableSize,

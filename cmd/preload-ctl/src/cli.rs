@@ -11,19 +11,39 @@
 use std::{ops::RangeInclusive, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
-use crate::scan::{Options, Severity, When};
+use crate::{
+    node::{NodeArgs, NodeCommand},
+    scan::{Options, Severity, When},
+};
 
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  something was found, or the answer is no: no such key, region, store or range; not warm; nothing evicted
+  2  the command line or a value in it is wrong
+  3  the node refuses, and says why
+  4  there is no node at the address, or it cannot serve now
+  5  not finished in time; it may go on
+
+Examples:
+  preload-ctl regions
+  preload-ctl preload 2 3 && preload-ctl transfer-leader 2 3
+  PRELOAD_ADDR=10.0.0.7:20180 preload-ctl --token-file token --json stores | jq '.[].cache.used_bytes'
+  preload-ctl scan-logs /var/log/tikv";
 const MAX_FINDINGS: RangeInclusive<u64> = 1..=1_000_000;
 const THREADS: RangeInclusive<u64> = 1..=64;
 
-/// Look at a preload node and change it; search TiKV's logs for known faults of its in-memory engine.
+/// Look at a preload node and change it; search TiKV's logs for known faults of its in-memory engine
 #[derive(Parser)]
-#[command(version, propagate_version = true)]
+#[command(version, propagate_version = true, after_long_help = EXIT_CODES, max_term_width = 110)]
 pub(crate) struct Cli {
-    /// Print JSON instead of text
+    /// Print JSON instead of text: one line, or one object per line where there are several
     #[arg(long, global = true)]
     pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
 
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -31,7 +51,17 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    #[command(flatten)]
+    Node(NodeCommand),
     ScanLogs(ScanLogs),
+    /// Print a script that completes commands and options in a shell
+    #[command(after_long_help = "Examples:
+  preload-ctl completions bash > /etc/bash_completion.d/preload-ctl
+  preload-ctl completions fish > ~/.config/fish/completions/preload-ctl.fish")]
+    Completions {
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
     #[command(hide = true)]
     GenerateLog(GenerateLog),
 }

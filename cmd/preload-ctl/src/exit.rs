@@ -11,6 +11,12 @@ pub(crate) enum Exit {
     Finding = 1,
     /// The command line, or what it names, cannot be used.
     Usage = 2,
+    /// The node does not do it.
+    Refused = 3,
+    /// There is no node that could.
+    Unreachable = 4,
+    /// It is not known to be done yet.
+    TimedOut = 5,
 }
 
 impl From<Exit> for ExitCode {

@@ -12,37 +12,50 @@
 mod cli;
 mod exit;
 mod generate;
+mod node;
 mod scan;
 mod text;
 
 use std::{
+    error::Error as _,
     io::{self, BufWriter, ErrorKind, Write},
     process::ExitCode,
 };
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 
 use crate::{
     cli::{Cli, Command},
     exit::Exit,
+    node::Error,
 };
 
 fn main() -> ExitCode {
     let mut out = BufWriter::new(io::stdout());
-    let result = run(Cli::parse(), &mut out).and_then(|exit| out.flush().map(|()| exit));
+    let result = run(Cli::parse(), &mut out).and_then(|exit| Ok(out.flush().map(|()| exit)?));
     match result {
         Ok(exit) => exit.into(),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Exit::Ok.into(),
+        Err(Error::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Exit::Ok.into(),
         Err(error) => {
-            eprintln!("preload-ctl: cannot write the output: {error}");
-            Exit::Usage.into()
+            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            let hint = error.hint().map(|hint| format!("\n  {hint}")).unwrap_or_default();
+            eprintln!("preload-ctl: {error}{cause}{hint}");
+            error.exit().into()
         }
     }
 }
 
-fn run(cli: Cli, out: &mut dyn Write) -> io::Result<Exit> {
+fn run(cli: Cli, out: &mut dyn Write) -> Result<Exit, Error> {
     match cli.command {
-        Command::ScanLogs(args) => scan::run(&args.into_options(cli.json), out),
-        Command::GenerateLog(args) => generate::run(&args, out).map(|()| Exit::Ok),
+        Command::Node(command) => node::run(&cli.node, command, cli.json, out),
+        Command::ScanLogs(args) => Ok(scan::run(&args.into_options(cli.json), out)?),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "preload-ctl", out);
+            Ok(Exit::Ok)
+        }
+        Command::GenerateLog(args) => {
+            generate::run(&args, out)?;
+            Ok(Exit::Ok)
+        }
     }
 }

@@ -158,6 +158,7 @@ impl Client {
             }
             ureq::Error::Timeout(_) => Error::NoAnswer { address, waited },
             ureq::Error::Protocol(error) => self.no_node(error.to_string()),
+            ureq::Error::Io(error) => Error::Unreachable { address, why: error.to_string() },
             error => Error::Unreachable { address, why: error.to_string() },
         }
     }

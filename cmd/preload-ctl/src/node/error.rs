@@ -21,7 +21,7 @@ pub(crate) enum Error {
     NoNode { address: String, what: String },
     #[error("the node at {address} says {code}: {message}")]
     Answer { address: String, status: u16, code: String, message: String, operator: Option<u64> },
-    #[error("--token-file {}: {source}", .path.display())]
+    #[error("cannot read --token-file {}", .path.display())]
     TokenFile { path: PathBuf, source: io::Error },
     #[error("{0}")]
     Usage(String),

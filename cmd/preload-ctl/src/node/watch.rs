@@ -9,7 +9,7 @@
 //!
 //! **Must not** ask more often than the node has news, or once a second.
 
-use std::{collections::VecDeque, io::Write as _, time::Duration};
+use std::{collections::VecDeque, io::Write as _, thread, time::Duration};
 
 use console::Term;
 use serde_json::Value;
@@ -18,7 +18,7 @@ use super::{
     Context,
     api::{Event, Events, Regions, Status},
     client::Client,
-    error::Result,
+    error::{Error, Result},
     regions::{REGION_HEADINGS, region_row},
     table,
 };
@@ -113,7 +113,11 @@ fn draw(context: &mut Context<'_>, options: &Options, mut reader: Reader) -> Res
     terminal.clear_screen()?;
     let mut events: VecDeque<String> = VecDeque::new();
     loop {
-        let picture = picture(&context.client, options, &events)?;
+        let picture = match picture(&context.client, options, &events) {
+            // It may be restarting, which is worth watching.
+            Err(error @ Error::Unreachable { .. }) => error.to_string(),
+            picture => picture?,
+        };
         let (height, width) = terminal.size();
         let lines = picture.lines().take(usize::from(height).saturating_sub(1));
         let drawn = lines.fold(HOME.to_owned(), |drawn, line| {
@@ -122,7 +126,15 @@ fn draw(context: &mut Context<'_>, options: &Options, mut reader: Reader) -> Res
         context.out.write_all((drawn + CLEAR_BELOW).as_bytes())?;
         context.out.flush()?;
 
-        for raw in reader.next(&context.client, REDRAW_INTERVAL)? {
+        let news = match reader.next(&context.client, REDRAW_INTERVAL) {
+            Err(Error::Unreachable { .. }) => {
+                #[allow(clippy::disallowed_methods, reason = "there is nothing to wait on but a person's patience")]
+                thread::sleep(REDRAW_INTERVAL);
+                Vec::new()
+            }
+            news => news?,
+        };
+        for raw in news {
             let event: Event = context.client.parse(&raw)?;
             if options.region.is_none_or(|region| region == event.region_id) {
                 events.push_front(event_line(&event));

@@ -1,6 +1,9 @@
 //! The program as a user runs it: its output and its exit codes.
 
+mod documentation;
+mod node;
 mod scan_logs;
+mod unreachable;
 
 use std::{
     ffi::OsStr,

@@ -131,7 +131,8 @@ fn regions_are_split_moved_and_merged() {
 
     node.expect(0, &["evict-leaders", &to]);
     let stores = node.json(&["stores"]);
-    let evicted = stores.as_array().unwrap().iter().find(|store| store["store_id"].to_string() == to).unwrap();
+    let evicted =
+        stores.as_array().unwrap().iter().find(|store| store["store_id"] == to.parse::<u64>().unwrap()).unwrap();
     assert_eq!(evicted["leaders"], 0);
     node.expect(0, &["evict-leaders", &to, "--end"]);
 
@@ -153,7 +154,8 @@ fn preloading_is_followed_to_its_final_answer() {
     let last = events.lines().last().unwrap();
     assert!(last.contains(&format!("answer_received from store {store}: warm")), "{events}");
     let caches = node.json(&["cache"]);
-    let cache = caches.as_array().unwrap().iter().find(|cache| cache["store_id"].to_string() == store).unwrap();
+    let cache =
+        caches.as_array().unwrap().iter().find(|cache| cache["store_id"] == store.parse::<u64>().unwrap()).unwrap();
     assert_eq!(cache["cache"]["regions_active"], 1);
 
     let history = node.expect(0, &["--json", "watch", "--history", "--region", &id, "--events", "3"]);

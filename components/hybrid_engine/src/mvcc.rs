@@ -130,8 +130,19 @@ pub struct Scanner<'a, S: Snapshot> {
     version_key: Vec<u8>,
     /// A value from the default column family.
     value: Vec<u8>,
-    /// The cursor on the write family is still to leave the current user key: its record may have been returned.
-    is_left: bool,
+    /// Where the cursor on the write family is.
+    writes_at: At,
+}
+
+/// The cursor on the write family leaves a user key only when the next row is asked for: its record is being returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    /// On a version of the current user key.
+    Version,
+    /// On a version of the current user key, or behind.
+    Unknown,
+    /// On the first version of another user key, or at the end.
+    NextUserKey,
 }
 
 /// Where the value of a version is.
@@ -162,7 +173,7 @@ impl<'a, S: Snapshot> Scanner<'a, S> {
             };
         }
         let (data_key, version_key, value) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { snapshot, ts, options, locks, writes, data_key, version_key, value, is_left: true })
+        Ok(Self { snapshot, ts, options, locks, writes, data_key, version_key, value, writes_at: At::NextUserKey })
     }
 
     /// The next row, in the order of the scan; `None` at the end.
@@ -173,15 +184,15 @@ impl<'a, S: Snapshot> Scanner<'a, S> {
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Row<'_>>> {
         loop {
-            if !std::mem::replace(&mut self.is_left, true) {
-                self.leave_user_key()?;
-            }
+            self.leave_user_key()?;
             let is_written = self.writes.valid();
+            let mut first_ts = TimeStamp::zero();
             if is_written {
-                let (written_key, _) = Key::split_on_ts_for(self.writes.key())?;
+                let (written_key, written_at) = Key::split_on_ts_for(self.writes.key())?;
+                first_ts = written_at;
                 self.data_key.clear();
                 self.data_key.extend_from_slice(written_key);
-                self.is_left = false;
+                self.writes_at = At::Version;
             }
             if self.locks.valid() {
                 let order = if is_written { self.locks.key().cmp(&self.data_key) } else { Ordering::Equal };
@@ -192,14 +203,14 @@ impl<'a, S: Snapshot> Scanner<'a, S> {
                         let commit_ts = TimeStamp::zero();
                         return Ok(Some(Row { key: user_key(&self.data_key)?, found, commit_ts }));
                     }
-                    if self.is_left {
+                    if self.writes_at == At::NextUserKey {
                         continue;
                     }
                 }
             } else if !is_written {
                 return Ok(None);
             }
-            let value = match self.find_version()? {
+            let value = match self.find_version(first_ts)? {
                 Version::None => continue,
                 _ if self.options.key_only => &[],
                 Version::Short(range) => &self.writes.value()[range],
@@ -220,9 +231,9 @@ impl<'a, S: Snapshot> Scanner<'a, S> {
     /// wait for it.
     fn pass_lock(&mut self) -> Result<Option<Box<Lock>>> {
         let locked_key = self.locks.key();
-        if self.is_left || locked_key != self.data_key {
+        if self.writes_at == At::NextUserKey || locked_key != self.data_key {
             // The versions are of a later user key, if there are any.
-            self.is_left = true;
+            self.writes_at = At::NextUserKey;
             self.data_key.clear();
             self.data_key.extend_from_slice(locked_key);
         }
@@ -235,9 +246,10 @@ impl<'a, S: Snapshot> Scanner<'a, S> {
         Ok(lock)
     }
 
-    /// Moves the cursor on the write family, which is on a version of the current user key, to the record that decides.
-    fn find_version(&mut self) -> Result<Version> {
-        if self.options.reverse || self.ts < TimeStamp::max() {
+    /// Moves the cursor on the write family, which is on the version of the current user key that was committed at
+    /// `first_ts`, to the record that decides.
+    fn find_version(&mut self, first_ts: TimeStamp) -> Result<Version> {
+        if self.options.reverse || self.ts < first_ts {
             append_ts(&mut self.version_key, &self.data_key, self.ts);
             if self.options.reverse {
                 // It is on the oldest version.
@@ -245,15 +257,24 @@ impl<'a, S: Snapshot> Scanner<'a, S> {
             } else {
                 self.writes.seek_forward(&self.version_key)?;
             }
+            self.writes_at = At::Unknown;
         }
-        deciding_record(&mut self.writes, &self.data_key, self.ts)
+        let is_on_version = self.writes_at == At::Version;
+        let version = deciding_record(&mut self.writes, &self.data_key, self.ts, is_on_version)?;
+        self.writes_at = if matches!(version, Version::None) { At::Unknown } else { At::Version };
+        Ok(version)
     }
 
-    /// Moves the cursor on the write family, which is or was on a version of the current user key, off it.
+    /// Moves the cursor on the write family to another user key.
     fn leave_user_key(&mut self) -> Result<()> {
+        let is_on_version = match std::mem::replace(&mut self.writes_at, At::NextUserKey) {
+            At::NextUserKey => return Ok(()),
+            At::Version => true,
+            At::Unknown => self.writes.valid() && Key::is_user_key_eq(self.writes.key(), &self.data_key),
+        };
         if self.options.reverse {
             self.writes.seek_for_prev(&self.data_key)?;
-        } else if self.writes.valid() && Key::is_user_key_eq(self.writes.key(), &self.data_key) {
+        } else if is_on_version {
             self.writes.skip_prefix(self.data_key.len())?;
         }
         Ok(())
@@ -276,7 +297,7 @@ fn read_version(
     data_key: &[u8],
     ts: TimeStamp,
 ) -> Result<MvccGet> {
-    match deciding_record(writes, data_key, ts)? {
+    match deciding_record(writes, data_key, ts, false)? {
         Version::None => Ok(MvccGet::NotFound),
         Version::Short(range) => Ok(MvccGet::Value(writes.value()[range].to_vec())),
         Version::Long { start_ts } => {
@@ -287,9 +308,14 @@ fn read_version(
 }
 
 /// Moves `writes` forward to the record of `data_key` that decides what a reader at `ts` sees; it is on the newest
-/// record that may, or behind.
-fn deciding_record(writes: &mut impl Iterator, data_key: &[u8], ts: TimeStamp) -> Result<Version> {
-    while writes.valid() && Key::is_user_key_eq(writes.key(), data_key) {
+/// record that may, or behind. `is_on_version` is whether that is known to be a record of `data_key`.
+fn deciding_record(
+    writes: &mut impl Iterator,
+    data_key: &[u8],
+    ts: TimeStamp,
+    mut is_on_version: bool,
+) -> Result<Version> {
+    while std::mem::take(&mut is_on_version) || (writes.valid() && Key::is_user_key_eq(writes.key(), data_key)) {
         let bytes = writes.value();
         let record = WriteRef::parse(bytes)?;
         match record.write_type {

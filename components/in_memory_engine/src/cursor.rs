@@ -20,15 +20,18 @@ use engine_traits::{Iterator, Result};
 
 use crate::{
     RegionCacheSnapshot,
-    block::{Entries, SUFFIX_LEN},
+    block::{Entries, SUFFIX_LEN, Version},
     directory::{Directory, Place},
     family::Family,
     leaf::{At, Leaf, Spot},
     prefetch::prefetch,
 };
 
-/// So many user keys before it is needed, a version is fetched: a few hundred nanoseconds, which is what memory takes.
+/// So many user keys before it is needed, a value is fetched: a few hundred nanoseconds, which is what memory takes.
 const GROUPS_AHEAD: usize = 8;
+
+/// The same for what tells where the value is.
+const GROUPS_FAR_AHEAD: usize = 16;
 
 /// A cursor of a [`RegionCacheSnapshot`].
 #[derive(Debug)]
@@ -37,6 +40,9 @@ pub struct RegionCacheIterator {
     lower: Vec<u8>,
     upper: Vec<u8>,
     position: Option<Position>,
+    ahead: Option<Ahead>,
+    /// What [`seek_forward`](Iterator::seek_forward) has last looked for among the versions of a user key; 0 is nothing.
+    sought_suffix: u64,
     /// The key of the position, and one for comparisons.
     key: Vec<u8>,
     scratch: Vec<u8>,
@@ -60,6 +66,27 @@ struct Position {
     /// The group that the entry is in and its entries, if it is in the block.
     group: usize,
     group_entries: Entries,
+    /// Which of them the entry is.
+    version: Version,
+}
+
+/// What a cursor that goes forward from user key to user key, to a version of each that is not the newest, has had fetched.
+/// Only a hint: if it goes elsewhere, this begins anew at the next leaf.
+#[derive(Debug)]
+struct Ahead {
+    /// Where the next value is that will be fetched.
+    value: Outlook,
+    /// The same of what tells where it is.
+    versions: Outlook,
+    /// Of each user key, the first version with a suffix not below this will be needed.
+    suffix: u64,
+}
+
+/// A group of a leaf; `None` behind the last leaf.
+#[derive(Clone, Copy, Debug)]
+struct Outlook {
+    place: Option<Place>,
+    group: usize,
 }
 
 /// Where a search goes.
@@ -75,7 +102,16 @@ enum Target<'a> {
 impl RegionCacheIterator {
     pub(crate) fn new(snapshot: RegionCacheSnapshot, family: &Family, lower: Vec<u8>, upper: Vec<u8>) -> Self {
         let source = Source { directory: family.directory().clone(), snapshot };
-        Self { source, lower, upper, position: None, key: Vec::new(), scratch: Vec::new() }
+        Self {
+            source,
+            lower,
+            upper,
+            position: None,
+            ahead: None,
+            sought_suffix: 0,
+            key: Vec::new(),
+            scratch: Vec::new(),
+        }
     }
 
     fn sequence(&self) -> u64 {
@@ -84,11 +120,11 @@ impl RegionCacheIterator {
 
     /// Goes to `spot` in the leaf at `place`, unless it is out of bounds.
     fn go_to(&mut self, place: Place, leaf: Arc<Leaf>, within: Entries, spot: Spot) -> bool {
-        let (group, group_entries) = match spot.at {
+        let (group, group_entries, version) = match spot.at {
             At::Block(entry) => {
                 let group = leaf.block().group_of(entry);
                 leaf.block().write_key(group, entry, &mut self.key);
-                (group, leaf.block().group(group))
+                (group, leaf.block().group(group), leaf.block().version(group, entry))
             }
             At::Delta(node) => {
                 let key = leaf.delta().change(node).key();
@@ -98,11 +134,11 @@ impl RegionCacheIterator {
                 }
                 self.key.clear();
                 self.key.extend_from_slice(key);
-                (0, 0..0)
+                (0, 0..0, Version::First(0))
             }
         };
         let Spot { at, run } = spot;
-        self.position = Some(Position { place, leaf, within, at, run, group, group_entries });
+        self.position = Some(Position { place, leaf, within, at, run, group, group_entries, version });
         true
     }
 
@@ -116,10 +152,10 @@ impl RegionCacheIterator {
         let directory = &self.source.directory;
         let leaf = directory.leaf(place).clone();
         let mut within = leaf.entries();
-        if directory.prev(place).is_none() || leaf.bound() < self.lower.as_slice() {
+        if directory.prev(place).is_none() || directory.bound(place) < self.lower.as_slice() {
             within.start = leaf.lower_bound(&self.lower);
         }
-        if directory.next(place).is_none_or(|next| directory.leaf(next).bound() > self.upper.as_slice()) {
+        if directory.next(place).is_none_or(|next| directory.bound(next) > self.upper.as_slice()) {
             within.end = leaf.lower_bound(&self.upper).max(within.start);
         }
         (leaf, within)
@@ -127,6 +163,7 @@ impl RegionCacheIterator {
 
     /// Goes to the first entry at or behind `target` of the leaf at `place`, or to the first one behind the leaf.
     fn seek_from(&mut self, place: Place, target: Target<'_>) -> bool {
+        self.ahead = None;
         let (leaf, within) = self.enter(place);
         match leaf.seek(self.key_of(target), self.sequence(), &within) {
             Some(spot) => self.go_to(place, leaf, within, spot),
@@ -138,12 +175,12 @@ impl RegionCacheIterator {
     fn first_behind(&mut self, place: Place) -> bool {
         let mut next = self.source.directory.next(place);
         while let Some(place) = next {
-            if self.source.directory.leaf(place).bound() >= self.upper.as_slice() {
+            if self.source.directory.bound(place) >= self.upper.as_slice() {
                 break;
             }
             let (leaf, within) = self.enter(place);
             if let Some(spot) = leaf.first(self.sequence(), &within) {
-                self.prefetch_from(place);
+                self.look_ahead_from(place);
                 return self.go_to(place, leaf, within, spot);
             }
             next = self.source.directory.next(place);
@@ -151,15 +188,23 @@ impl RegionCacheIterator {
         self.end()
     }
 
-    /// Has what will be needed of the leaf at `place`, and of the next ones, fetched.
-    fn prefetch_from(&self, place: Place) {
+    /// The cursor comes to the first user key of the leaf at `place`.
+    fn look_ahead_from(&mut self, place: Place) {
         let directory = &self.source.directory;
-        (0..GROUPS_AHEAD).for_each(|group| directory.leaf(place).block().prefetch_value(group));
         if let Some(next) = directory.next(place) {
             directory.leaf(next).block().prefetch_start();
             if let Some(behind) = directory.next(next) {
                 prefetch(directory.leaf(behind).as_ref());
             }
+        }
+        // What is newest comes one behind the other, which the processor notices.
+        if self.sought_suffix != 0 && self.ahead.is_none() {
+            let start = Outlook { place: Some(place), group: 0 };
+            let mut ahead = Ahead { value: start, versions: start, suffix: self.sought_suffix };
+            for group in 0..GROUPS_FAR_AHEAD {
+                ahead.step(directory, group >= GROUPS_FAR_AHEAD - GROUPS_AHEAD);
+            }
+            self.ahead = Some(ahead);
         }
     }
 
@@ -170,7 +215,7 @@ impl RegionCacheIterator {
             if let Some(spot) = leaf.last_before(self.key_of(target), self.sequence(), &within) {
                 return self.go_to(place, leaf, within, spot);
             }
-            if leaf.bound() <= self.lower.as_slice() {
+            if self.source.directory.bound(place) <= self.lower.as_slice() {
                 return self.end();
             }
             match self.source.directory.prev(place) {
@@ -192,9 +237,9 @@ impl RegionCacheIterator {
     /// The leaf that `key` belongs to: often the one that the cursor is in.
     fn find(&self, key: &[u8]) -> Place {
         let directory = &self.source.directory;
-        if let Some(Position { place, leaf, .. }) = &self.position
-            && leaf.bound() <= key
-            && directory.next(*place).is_none_or(|next| key < directory.leaf(next).bound())
+        if let Some(Position { place, .. }) = &self.position
+            && directory.bound(*place) <= key
+            && directory.next(*place).is_none_or(|next| key < directory.bound(next))
         {
             return *place;
         }
@@ -213,6 +258,9 @@ impl RegionCacheIterator {
             && !block.is_stem_prefix_of_next(position.group);
         if is_next {
             position.step_to(next, &mut self.key);
+            if let Some(ahead) = &mut self.ahead {
+                ahead.step(&self.source.directory, true);
+            }
         }
         is_next
     }
@@ -242,9 +290,10 @@ impl Position {
         let block = self.leaf.block();
         self.at = At::Block(entry);
         if self.group_entries.contains(&entry) {
+            self.version = Version::new(self.group, &self.group_entries, entry);
             // A group of several entries has suffixes.
             let at = key.len() - SUFFIX_LEN;
-            key[at..].copy_from_slice(&block.suffix(entry).to_be_bytes());
+            key[at..].copy_from_slice(&block.suffix(self.version).to_be_bytes());
             return;
         }
         self.group = if entry == self.group_entries.end {
@@ -255,8 +304,34 @@ impl Position {
             block.group_of(entry)
         };
         self.group_entries = block.group(self.group);
-        block.write_key(self.group, entry, key);
-        block.prefetch_value(self.group + GROUPS_AHEAD);
+        self.version = Version::new(self.group, &self.group_entries, entry);
+        block.rewrite_key(self.group, self.version, key);
+    }
+}
+
+impl Ahead {
+    /// The cursor has come to another user key; or, if `with_value` is not set, will begin to go through them.
+    fn step(&mut self, directory: &Directory, with_value: bool) {
+        if let Some(place) = self.versions.step(directory) {
+            directory.leaf(place).block().prefetch_versions(self.versions.group, self.suffix);
+            self.versions.group += 1;
+        }
+        if with_value && let Some(place) = self.value.step(directory) {
+            directory.leaf(place).block().prefetch_value(self.value.group, self.suffix);
+            self.value.group += 1;
+        }
+    }
+}
+
+impl Outlook {
+    /// Goes to the next leaf if the group is behind this one.
+    fn step(&mut self, directory: &Directory) -> Option<Place> {
+        while let Some(place) = self.place
+            && self.group >= directory.leaf(place).block().groups()
+        {
+            *self = Self { place: directory.next(place), group: 0 };
+        }
+        self.place
     }
 }
 
@@ -329,6 +404,7 @@ impl Iterator for RegionCacheIterator {
             && position.leaf.block().has_suffixes(position.group)
             && let Some(suffix) = key.strip_prefix(&self.key[..self.key.len() - SUFFIX_LEN])
         {
+            self.sought_suffix = suffix.first_chunk().map_or(0, |suffix| u64::from_be_bytes(*suffix));
             let target = position.leaf.block().lower_bound_of_suffix(position.group, suffix).max(entry);
             if target < position.group_entries.end && target < position.run.end {
                 position.step_to(target, &mut self.key);
@@ -363,6 +439,9 @@ impl Iterator for RegionCacheIterator {
         let found = self.first_behind(place);
         let is_same = found && self.key.starts_with(&prefix);
         self.scratch = prefix;
+        if let Some(ahead) = &mut self.ahead {
+            ahead.step(&self.source.directory, true);
+        }
         Ok(if is_same { self.skip_group(len) || self.seek_behind_prefix(len) } else { found })
     }
 
@@ -378,7 +457,7 @@ impl Iterator for RegionCacheIterator {
     fn value(&self) -> &[u8] {
         let position = self.position.as_ref().expect("the caller must check that the cursor is valid");
         match position.at {
-            At::Block(entry) => position.leaf.block().value(entry),
+            At::Block(_) => position.leaf.block().value(position.version),
             At::Delta(node) => position.leaf.delta().change(node).value(),
         }
     }

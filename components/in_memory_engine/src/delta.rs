@@ -23,7 +23,7 @@ use std::{
 };
 
 use crate::{
-    block::size_class,
+    block::{head_of, size_class},
     memory::{Charge, MemoryBudget, OverCapacity},
 };
 
@@ -177,6 +177,8 @@ impl Delta {
 
     /// The first change with a key `>= key` that a snapshot at `sequence` sees.
     pub(crate) fn seek(&self, key: &[u8], sequence: Sequence) -> Option<Node> {
+        // Without changes, which is usual, nothing else of the delta is looked at.
+        self.following(None)?;
         let before = self.before(key);
         self.visible_from(self.following(before[0]), sequence)
     }
@@ -239,11 +241,7 @@ impl Delta {
     }
 
     fn head(&self, key: &[u8]) -> Option<u64> {
-        let rest = key.strip_prefix(self.prefix.as_ref())?;
-        let mut head = [0; size_of::<u64>()];
-        let len = rest.len().min(head.len());
-        head[..len].copy_from_slice(&rest[..len]);
-        Some(u64::from_be_bytes(head))
+        Some(head_of(key.strip_prefix(self.prefix.as_ref())?))
     }
 
     fn following(&self, node: Option<Node>) -> Option<Node> {

@@ -13,7 +13,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use crate::leaf::Leaf;
+use crate::{block::head_of, leaf::Leaf};
 
 /// Leaves of a chunk, at most. A directory of a thousand leaves (64 MiB) has a list of a few dozen chunks, about as long
 /// as a chunk: replacing a leaf copies as little as it can.
@@ -31,6 +31,10 @@ pub(crate) struct Place {
 struct Keys {
     bytes: Vec<u8>,
     ends: Vec<u32>,
+    /// What all keys begin with.
+    prefix_len: usize,
+    /// See [`head_of`]; of what is behind the common prefix. A search looks into hardly any key.
+    heads: Vec<u64>,
 }
 
 impl<'a> FromIterator<&'a [u8]> for Keys {
@@ -39,6 +43,11 @@ impl<'a> FromIterator<&'a [u8]> for Keys {
         for key in keys {
             list.bytes.extend_from_slice(key);
             list.ends.push(list.bytes.len() as u32);
+        }
+        if let Some(last) = list.ends.len().checked_sub(1) {
+            let common = list.get(0).iter().zip(list.get(last)).take_while(|(first, last)| first == last);
+            list.prefix_len = common.count();
+            list.heads = (0..=last).map(|index| head_of(&list.get(index)[list.prefix_len..])).collect();
         }
         list
     }
@@ -52,7 +61,13 @@ impl Keys {
 
     /// The last key `<= key`, or the first if none is.
     fn find(&self, key: &[u8]) -> usize {
-        let (mut low, mut high) = (0, self.ends.len());
+        let prefix = &self.bytes[..self.prefix_len];
+        let Some(rest) = key.strip_prefix(prefix) else {
+            return if key < prefix { 0 } else { self.ends.len().saturating_sub(1) };
+        };
+        let head = head_of(rest);
+        let mut low = self.heads.partition_point(|other| *other < head);
+        let mut high = low + self.heads[low..].partition_point(|other| *other == head);
         while low < high {
             let middle = low.midpoint(high);
             if self.get(middle) <= key { low = middle + 1 } else { high = middle }
@@ -99,6 +114,11 @@ impl Directory {
 
     pub(crate) fn leaf(&self, place: Place) -> &Arc<Leaf> {
         &self.chunks[place.chunk].leaves[place.leaf]
+    }
+
+    /// The bound of a leaf, without a look at the leaf.
+    pub(crate) fn bound(&self, place: Place) -> &[u8] {
+        self.chunks[place.chunk].bounds.get(place.leaf)
     }
 
     pub(crate) fn first(&self) -> Place {

@@ -154,9 +154,10 @@ impl Family {
             let stem = SplitKey::new(&key, true).stem;
             // The last one may have older versions elsewhere, which only makes a deletion stay.
             let has_older = entries.end == leaf.entries().end;
-            entries
-                .clone()
-                .any(|entry| collector.judge(stem, block.suffix(entry), block.value(entry), has_older) != Verdict::Keep)
+            entries.clone().any(|entry| {
+                let version = block.version(group, entry);
+                collector.judge(stem, block.suffix(version), block.value(version), has_older) != Verdict::Keep
+            })
         })
     }
 
@@ -259,7 +260,7 @@ impl Fold<'_> {
                     group += 1;
                 }
                 block.write_key(group, entry, &mut key);
-                self.add_entry(&key, block.value(entry), next)?;
+                self.add_entry(&key, block.value(block.version(group, entry)), next)?;
             }
         }
         self.key = key;

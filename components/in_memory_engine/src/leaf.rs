@@ -21,8 +21,8 @@ use crate::{
 };
 
 /// What a leaf takes besides its block and its changes: this structure, its bound, and its place in the directory. The
-/// directory keeps the bound once more.
-const LEAF_BYTES: usize = 448;
+/// directory keeps the bound once more, and its first bytes.
+const LEAF_BYTES: usize = 456;
 
 /// Bytes of changes above which a leaf is folded: with large values, long before it has gathered
 /// [`CHANGES_MAX`] changes.
@@ -131,8 +131,8 @@ impl Leaf {
                 return (!change.is_deletion()).then(|| change.value());
             }
         }
-        let entry = self.block.find(key).filter(|entry| self.entries.contains(entry))?;
-        Some(self.block.value(entry))
+        let (_, version) = self.block.find(key).filter(|(entry, _)| self.entries.contains(entry))?;
+        Some(self.block.value(version))
     }
 
     /// The first entry of the block, of those that are in this leaf, with a key `>= key`.

@@ -106,10 +106,12 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    #[inline]
     pub fn new(bytes: &'a [u8]) -> Self {
         Reader { rest: bytes, offset: 0 }
     }
 
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
@@ -132,11 +134,13 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline]
     pub fn u8(&mut self) -> Result<u8, DecodeError> {
         self.array().map(|[byte]| byte)
     }
 
     /// A big-endian `u64`.
+    #[inline]
     pub fn u64(&mut self) -> Result<u64, DecodeError> {
         self.array().map(u64::from_be_bytes)
     }
@@ -146,22 +150,27 @@ impl<'a> Reader<'a> {
         self.u64().map(|value| !value)
     }
 
+    #[inline]
     pub fn var_u64(&mut self) -> Result<u64, DecodeError> {
-        let start = self.clone();
+        const LEN_MAX: usize = 10;
         let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.u8()?;
-            let bits = u64::from(byte & 0x7f);
+        for (index, byte) in self.rest.iter().take(LEN_MAX).enumerate() {
+            let (bits, shift) = (u64::from(byte & 0x7f), 7 * index);
             // The tenth byte has room for one bit.
             if bits << shift >> shift != bits {
-                break;
+                return Err(self.error(DecodeErrorKind::VarintTooLong));
             }
             value |= bits << shift;
-            if byte < 0x80 {
+            if *byte < 0x80 {
+                self.advance(&self.rest[index + 1..]);
                 return Ok(value);
             }
         }
-        Err(start.error(DecodeErrorKind::VarintTooLong))
+        if self.rest.len() < LEN_MAX {
+            self.advance(&[]);
+            return Err(self.unexpected_end(1));
+        }
+        Err(self.error(DecodeErrorKind::VarintTooLong))
     }
 
     pub fn var_i64(&mut self) -> Result<i64, DecodeError> {
@@ -170,6 +179,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `len` bytes as they are.
+    #[inline]
     pub fn slice(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
         let (head, rest) = self.rest.split_at_checked(len).ok_or_else(|| self.unexpected_end(len))?;
         self.advance(rest);
@@ -215,6 +225,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let (head, rest) = self.rest.split_first_chunk().ok_or_else(|| self.unexpected_end(N))?;
         self.advance(rest);
@@ -222,6 +233,7 @@ impl<'a> Reader<'a> {
     }
 
     /// `rest` is a suffix of what is left.
+    #[inline]
     fn advance(&mut self, rest: &'a [u8]) {
         self.offset += self.rest.len() - rest.len();
         self.rest = rest;

@@ -94,12 +94,14 @@ impl Key {
     /// # Errors
     ///
     /// When the key is too short to end in a timestamp.
+    #[inline]
     pub fn split_on_ts_for(encoded: &[u8]) -> Result<(&[u8], TimeStamp)> {
         let (user_key, ts) = encoded.split_last_chunk::<TS_LEN>().ok_or(Error::KeyTooShort { len: encoded.len() })?;
         Ok((user_key, TimeStamp::new(!u64::from_be_bytes(*ts))))
     }
 
     /// Whether `encoded_with_ts` is a version of the user key whose encoded form is `encoded_user_key`. Does not copy.
+    #[inline]
     pub fn is_user_key_eq(encoded_with_ts: &[u8], encoded_user_key: &[u8]) -> bool {
         Self::split_on_ts_for(encoded_with_ts).is_ok_and(|(user_key, _)| user_key == encoded_user_key)
     }

@@ -35,6 +35,7 @@ impl WriteType {
     /// # Errors
     ///
     /// When the byte stands for no type.
+    #[inline]
     pub fn from_u8(byte: u8) -> Result<Self> {
         match byte {
             b'P' => Ok(WriteType::Put),
@@ -159,12 +160,14 @@ impl<'a> WriteRef<'a> {
     /// # Errors
     ///
     /// When the type is unknown or a field is cut off.
+    #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self> {
         let mut reader = Reader::new(bytes);
         let write_type = WriteType::from_u8(reader.u8().map_err(Error::Write)?)?;
         Self::parse_fields(write_type, reader).map_err(Error::Write)
     }
 
+    #[inline]
     fn parse_fields(write_type: WriteType, mut reader: Reader<'a>) -> std::result::Result<Self, DecodeError> {
         let mut write = WriteRef {
             write_type,

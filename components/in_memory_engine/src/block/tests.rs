@@ -1,0 +1,86 @@
+use std::collections::BTreeMap;
+
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+use crate::memory::OverCapacity;
+
+fn key() -> impl Strategy<Value = Vec<u8>> {
+    // Few stems with many suffixes, and keys of any length that are anything but versions of a user key.
+    let version = (0..4u8, 0..6u8)
+        .prop_map(|(stem, suffix)| [vec![b'k'; usize::from(stem)], vec![stem], vec![0; 7], vec![suffix]].concat());
+    prop_oneof![version, vec(0..3u8, 0..12), vec(any::<u8>(), 0..3)]
+}
+
+fn build(entries: &BTreeMap<Vec<u8>, Vec<u8>>, is_versioned: bool, target_bytes: usize) -> Vec<KeyedBlock> {
+    let mut builder = BlockBuilder::new(MemoryBudget::new(usize::MAX), is_versioned);
+    builder.target_bytes = target_bytes;
+    entries.iter().for_each(|(key, value)| builder.push(key, value).unwrap());
+    builder.finish().unwrap()
+}
+
+#[test]
+fn sizes_are_those_of_an_allocator() {
+    let expected = [(0, 0), (1, 16), (64, 64), (65, 80), (128, 128), (129, 160), (4096, 4096), (65_535, 65_536)];
+    for (bytes, class) in expected {
+        assert_eq!(size_class(bytes), class, "{bytes}");
+    }
+}
+
+#[test]
+fn a_block_accounts_for_what_it_takes_and_gives_it_back() {
+    let budget = MemoryBudget::new(1000);
+    let mut builder = BlockBuilder::new(budget.clone(), true);
+    builder.push(b"a", &[0; 100]).unwrap();
+    assert_eq!(builder.push(b"b", &[0; 70_000]), Ok(()));
+    assert_eq!(budget.used_bytes(), size_class(100 + 1 + 12 + 8 + HEADER_BYTES));
+    assert!(matches!(builder.finish(), Err(OverCapacity)));
+    assert_eq!(budget.used_bytes(), 0);
+}
+
+proptest! {
+    #[test]
+    fn blocks_equal_a_btree_map(
+        entries in proptest::collection::btree_map(key(), vec(any::<u8>(), 0..9), 0..80),
+        is_versioned: bool,
+        target_bytes in 60..2000usize,
+    ) {
+        let blocks = build(&entries, is_versioned, target_bytes);
+        let mut expected = entries.iter();
+        let mut key = Vec::new();
+        for (first_key, block) in &blocks {
+            prop_assert!(block.bytes() <= size_class(target_bytes + HEADER_BYTES));
+            prop_assert_eq!(block.group(block.groups() - 1).end, block.entries());
+            let mut keys: Vec<Vec<u8>> = Vec::new();
+            for entry in 0..block.entries() {
+                let group = block.group_of(entry);
+                block.write_key(group, entry, &mut key);
+                prop_assert_eq!(Some((&key, &block.value(block.version(group, entry)).to_vec())), expected.next());
+                prop_assert!(block.is_key_at(entry, &key));
+                keys.push(key.clone());
+            }
+            prop_assert_eq!(first_key.as_ref(), keys[0].as_slice());
+            for probe in entries.keys().chain(&[vec![], vec![b'k', 1, 0, 0], vec![0xff; 9]]) {
+                let lower_bound = keys.partition_point(|key| key < probe);
+                prop_assert_eq!(block.lower_bound(probe), lower_bound, "{:?}", probe);
+                let is_there = keys.get(lower_bound) == Some(probe);
+                prop_assert_eq!(block.is_key_at(lower_bound, probe), is_there);
+                prop_assert_eq!(block.find(probe), is_there.then(|| (lower_bound, block.version(block.group_of(lower_bound), lower_bound))));
+            }
+        }
+        prop_assert_eq!(expected.next(), None);
+
+        // Runs of blocks make the same blocks.
+        let mut copy = BlockBuilder::new(MemoryBudget::new(usize::MAX), is_versioned);
+        for (_, block) in &blocks {
+            let middle = block.entries() / 2;
+            copy.push_run(block, 0..middle, &mut key).unwrap();
+            copy.push_run(block, middle..block.entries(), &mut key).unwrap();
+        }
+        let (copy, whole) = (copy.finish().unwrap(), build(&entries, is_versioned, BLOCK_BYTES));
+        prop_assert_eq!(copy.len(), whole.len());
+        for ((_, copy), (_, whole)) in copy.iter().zip(&whole) {
+            prop_assert_eq!(&copy.words, &whole.words);
+        }
+    }
+}

@@ -137,6 +137,17 @@ impl CachedRegion {
         Ok(())
     }
 
+    /// What was buffered, with the charge for it, if it is more than `writes_max`; the buffer is empty then. Whoever takes
+    /// it must have it in what is [installed](Self::install).
+    pub(crate) fn take_buffer(&self, writer: &mut Writer, writes_max: usize) -> Option<(WriteBatch, Charge)> {
+        match writer {
+            Writer::Buffering(buffer) if buffer.len() > writes_max => {
+                Some((std::mem::take(buffer), self.charge.take()))
+            }
+            _ => None,
+        }
+    }
+
     /// Makes `loaded` the region's data, with the buffered writes on top.
     ///
     /// # Errors

@@ -7,7 +7,9 @@
 //!    their writes are buffered.
 //! 2. *Scan*: one chunk per step, straight into the layout that serves reads. Before each chunk the region table is
 //!    asked where to go on, so the scan follows splits, skips what was evicted meanwhile, and ends when nothing is left.
-//! 3. *Activate*: each region gets its part of what was scanned, with its buffer on top, under its writer lock.
+//! 3. *Drain*: what was buffered meanwhile is added to what was scanned, one step at a time, until no region has more
+//!    than a few writes left. So a writer is not kept waiting by all that was written during a long load.
+//! 4. *Activate*: each region gets its part, with what is left in its buffer on top, under its writer lock.
 //!
 //! **Invariants.** Of the regions that it has not made active, an attempt that fails or is cancelled leaves nothing:
 //! neither a region in the table, nor memory, nor buffered writes. A region that was evicted during
@@ -30,6 +32,13 @@ use crate::{
     metrics::METRICS,
     region_data::{RegionData, block_builders},
 };
+
+/// A region that has buffered at most so many writes is made active with them: a fraction of a millisecond for which a
+/// writer may have to wait.
+const BUFFERED_MAX: usize = 256;
+
+/// Steps that drain, at most: whoever writes faster than memory takes it waits once.
+const DRAINS_MAX: u32 = 16;
 
 /// How a load attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +81,10 @@ pub struct LoadJob<S: Snapshot> {
     /// Where the scan of the family goes on.
     position: Vec<u8>,
     loaded: Loaded,
+    /// What was scanned, as soon as that is all, with what was drained.
+    data: Option<RegionData>,
+    /// Steps that may still drain.
+    drains_left: u32,
     outcome: Option<LoadOutcome>,
 }
 
@@ -134,6 +147,8 @@ impl RegionCacheEngine {
             family: 0,
             position: Vec::new(),
             loaded: Loaded::default(),
+            data: None,
+            drains_left: DRAINS_MAX,
             outcome: None,
         })
     }
@@ -185,8 +200,17 @@ impl<S: Snapshot> LoadJob<S> {
                 }
             }
         }
+        let mut data = match self.data.take() {
+            Some(data) => data,
+            None => self.assemble()?,
+        };
+        if self.drains_left > 0 && self.drain(&mut data)? {
+            self.drains_left -= 1;
+            self.data = Some(data);
+            return Ok(None);
+        }
         fail_point!("in_memory_engine::load::pause_before_active");
-        self.activate().map(Some)
+        self.activate(data).map(Some)
     }
 
     /// Scans up to `entries_max` entries (but at least one) of `start <= key < end`, and leaves `position` behind them.
@@ -226,11 +250,34 @@ impl<S: Snapshot> LoadJob<S> {
         Ok(())
     }
 
-    fn activate(&mut self) -> Result<LoadOutcome, LoadError> {
-        let core = &self.cache.core;
-        let [default, lock, write] = std::mem::replace(&mut self.scanned, block_builders(&core.budget));
+    /// Makes of what was scanned the data of all members.
+    fn assemble(&mut self) -> Result<RegionData, LoadError> {
+        let budget = &self.cache.core.budget;
+        let [default, lock, write] = std::mem::replace(&mut self.scanned, block_builders(budget));
         let blocks = [default.finish()?, lock.finish()?, write.finish()?];
-        let scanned = RegionData::new(blocks, &core.budget)?;
+        Ok(RegionData::new(blocks, budget)?)
+    }
+
+    /// Moves what members have buffered to `data`; whether it was much, so that there may be much again.
+    fn drain(&self, data: &mut RegionData) -> Result<bool, LoadError> {
+        let members: Vec<_> = {
+            let topology = self.cache.core.topology.lock();
+            let members = topology.table.members(self.attempt);
+            members.filter_map(|(incarnation, _)| topology.live_region(incarnation)).collect()
+        };
+        let mut any = false;
+        for region in members {
+            let buffered = region.take_buffer(&mut region.writer.lock(), BUFFERED_MAX);
+            if let Some((buffer, _charge)) = buffered {
+                data.apply(buffer.iter(), self.cache.safe_point())?;
+                any = true;
+            }
+        }
+        Ok(any)
+    }
+
+    fn activate(&mut self, data: RegionData) -> Result<LoadOutcome, LoadError> {
+        let core = &self.cache.core;
         let mut outcome = LoadOutcome::Cancelled;
         while let Some(region) = self.next_member() {
             let mut writer = region.writer.lock();
@@ -238,7 +285,7 @@ impl<S: Snapshot> LoadJob<S> {
                 // Split since it was looked up; the pieces come next.
                 continue;
             }
-            region.install(&mut writer, scanned.window(&region.region)?, self.cache.safe_point())?;
+            region.install(&mut writer, data.window(&region.region)?, self.cache.safe_point())?;
             region.set_active_since(core.reads.load(Ordering::Relaxed));
             let mut topology = core.topology.lock();
             // Not so if it was evicted since it was looked up.
@@ -270,6 +317,7 @@ impl<S: Snapshot> LoadJob<S> {
         self.outcome = Some(outcome);
         // Frees what was scanned and not given to a region, before the memory counts as free.
         self.scanned = block_builders(&self.cache.core.budget);
+        self.data = None;
         LoadProgress::Done(outcome)
     }
 }

@@ -524,3 +524,53 @@ fn a_write_that_fails_on_disk_leaves_no_doubt_in_the_cache() {
     assert!(engine.write(&batch).is_err());
     assert_eq!((state(&engine, 2), state(&engine, 1)), (None, Some(RegionState::Active)));
 }
+
+/// A load of minutes buffers minutes of writes. Whoever writes when the region becomes active must not wait for all of
+/// them.
+#[test]
+fn what_a_long_load_has_buffered_is_drained_before_the_region_becomes_active() {
+    const WRITES: u16 = 2000;
+    let engine = engine();
+    let region = CacheRegion::new(1, 1, b"za", b"zz");
+    let pieces = [CacheRegion::new(1, 2, b"za", b"zm"), CacheRegion::new(2, 2, b"zm", b"zz")];
+    let write = |round: u8| {
+        for index in 0..WRITES {
+            let mut batch = WriteBatch::new();
+            let key = [b"z", &[b'a' + (index % 26) as u8][..], &index.to_be_bytes()].concat();
+            if index % 7 == u16::from(round) {
+                batch.delete(Cf::Default, &key);
+            } else {
+                batch.put(Cf::Default, &key, &[round]);
+            }
+            engine.write(&batch).unwrap();
+        }
+    };
+    write(0);
+    request_load(&engine, &region);
+    let mut job = engine.cache().begin_next_load(engine.disk()).unwrap();
+    write(1);
+    let buffered_bytes = |id| engine.cache().region_status(id).unwrap().memory_bytes;
+    let all_bytes = buffered_bytes(1);
+    let mut steps = 0;
+    loop {
+        let left_bytes = buffered_bytes(1);
+        let progress = job.step(usize::MAX);
+        steps += 1;
+        match (steps, progress) {
+            // Both pieces have buffered when they are drained, and again when they have been.
+            (3, LoadProgress::More) => split(&engine, &region, &pieces),
+            (4, LoadProgress::More) => write(2),
+            (_, LoadProgress::More) => {}
+            (_, LoadProgress::Done(outcome)) => {
+                assert_eq!(outcome, LoadOutcome::Active);
+                assert!(left_bytes < all_bytes / 10, "{left_bytes} of {all_bytes} bytes were left to the end");
+                break;
+            }
+        }
+    }
+    assert!(steps > 5, "the load took {steps} steps");
+    write(3);
+    for piece in &pieces {
+        assert!(check_equals_disk(&engine, piece));
+    }
+}

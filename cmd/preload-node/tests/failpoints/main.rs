@@ -93,9 +93,29 @@ fn failpoints_are_listed_set_and_cleared() {
     let send = |method: &str, body| node.http().send(method, &format!("/fail/{name}"), body);
     assert_eq!(send("PUT", Some(json!({ "actions": "retrun" }))).error(), (400, "bad_request".into()));
     assert_eq!(node.get("/fail"), json!({ "failpoints": [] }));
+    assert_eq!(send("PUT", Some(json!({ "actions": "return(1)" }))).error(), (400, "bad_request".into()));
     send("PUT", Some(json!({ "actions": "return" }))).ok();
     assert_eq!(node.get("/fail"), json!({ "failpoints": [{ "name": name, "actions": "return" }] }));
     send("DELETE", None).ok();
     assert_eq!(node.get("/fail"), json!({ "failpoints": [] }));
+    node.stop();
+}
+
+/// It would panic in the plugin's worker, which meets this failpoint all the time.
+#[test]
+fn return_where_nothing_can_be_returned_is_refused_and_the_node_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path());
+    for actions in ["return", "return(1)", "1*off->return"] {
+        let answer =
+            node.http().send("PUT", "/fail/preload_observer::worker::pause", Some(json!({ "actions": actions })));
+        assert_eq!(answer.error(), (400, "bad_request".into()), "{actions}: {}", answer.body);
+        assert!(answer.body.contains("cannot return"), "{}", answer.body);
+    }
+    let unknown = node.http().send("PUT", "/fail/preload_observer::worker::paws", Some(json!({ "actions": "pause" })));
+    assert_eq!(unknown.error(), (404, "not_found".into()));
+    assert_eq!(node.get("/fail"), json!({ "failpoints": [] }));
+    node.put("k", "v");
+    assert_eq!(node.read("k").as_deref(), Some("v"));
     node.stop();
 }

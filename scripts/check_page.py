@@ -173,6 +173,9 @@ def warm_up_shows_step_by_step(page, node):
     for kind, verdict in (("request_sent", None), ("answer_sent", "warm"), ("answer_received", "warm")):
         line = f'{feed}[data-kind="{kind}"]' + (f'[data-verdict="{verdict}"]' if verdict else "")
         until(f"{kind} in the list", SECONDS, lambda: page.is_shown(line))
+    asker = f"is asked by store {leader_of(node, region_id)} to warm up"
+    received = f'{feed}[data-kind="request_received"][data-verdict="accepted"]'
+    until("who has asked in the list", SECONDS, lambda: asker in (page.text(received) or ""))
     until("the last answers of the region", SECONDS, lambda: "warm" in (page.text("#detail .answers") or ""))
     page.press_button("evict", target)
     page.until_replica(region_id, target, lambda said: said.startswith("Cold"))

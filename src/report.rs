@@ -101,16 +101,19 @@ fn log(notice: &Notice) {
             debug!("preload request parked";
                 "region_id" => region_id, "peer_id" => peer_id, "from_peer_id" => from.peer_id, "reason" => why.label())
         }
-        Notice::Forwarded { region_id, peer_id } => {
-            debug!("preload request forwarded"; "region_id" => region_id, "peer_id" => peer_id)
+        Notice::Forwarded { region_id, peer_id, from } => {
+            debug!("preload request forwarded";
+                "region_id" => region_id, "peer_id" => peer_id,
+                "from_peer_id" => from.peer_id, "from_store_id" => from.store_id)
         }
         Notice::Rejected { region_id, peer_id, from, why } => {
             debug!("preload request rejected";
                 "region_id" => region_id, "peer_id" => peer_id, "from_peer_id" => from.peer_id, "reason" => %why)
         }
         // Counted; logging each would flood the log when it happens.
-        Notice::Dropped { region_id } => {
-            debug!("preload request dropped, too many messages wait"; "region_id" => region_id)
+        Notice::Dropped { region_id, from } => {
+            debug!("preload request dropped, too many messages wait";
+                "region_id" => region_id, "from_peer_id" => from.peer_id, "from_store_id" => from.store_id)
         }
         Notice::Malformed { region_id, what } => {
             debug!("malformed preload message"; "region_id" => region_id, "reason" => %what)

@@ -104,6 +104,8 @@ pub enum Notice {
         region_id: u64,
         /// Of the peer that was asked, as in the next two.
         peer_id: u64,
+        /// Who has asked, as in the next three.
+        from: Address,
     },
     /// `first` when no other request waits for the region.
     Parked {
@@ -122,6 +124,7 @@ pub enum Notice {
     /// The outbox is congested: a request was dropped without an answer.
     Dropped {
         region_id: u64,
+        from: Address,
     },
     Malformed {
         region_id: u64,

@@ -202,7 +202,7 @@ impl Core {
     /// A well-formed request arrived.
     pub fn request(&mut self, request: PreloadRequest, now: Duration) {
         if self.outbox.is_congested() {
-            self.outbox.notice(Notice::Dropped { region_id: request.region_id });
+            self.outbox.notice(Notice::Dropped { region_id: request.region_id, from: request.from });
             return;
         }
         match self.judge(&request) {
@@ -288,7 +288,7 @@ impl Core {
         }
         entry.warming.probe_soon(now);
         self.outbox.notice(match why {
-            None => Notice::Forwarded { region_id, peer_id: request.to.peer_id },
+            None => Notice::Forwarded { region_id, peer_id: request.to.peer_id, from: request.from },
             Some(why) => Notice::Parked { region_id, peer_id: request.to.peer_id, from: request.from, why, first },
         });
         self.upkeep(region_id, now);

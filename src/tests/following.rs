@@ -12,7 +12,9 @@ fn follow(bench: &Bench) -> Arc<Mutex<Vec<String>>> {
     let told = heard.clone();
     bench.observer.set_listener(Arc::new(move |happening| {
         told.lock().push(match happening {
-            Happening::Notice(Notice::Forwarded { region_id, .. }) => format!("forwarded {region_id}"),
+            Happening::Notice(Notice::Forwarded { region_id, from, .. }) => {
+                format!("forwarded {region_id} from {}", from.store_id)
+            }
             Happening::Notice(Notice::Warm { region_id, source, .. }) => format!("warm {region_id} {}", source.label()),
             Happening::Notice(Notice::Finished { region_id, label, .. }) => format!("finished {region_id} {label}"),
             Happening::Notice(other) => format!("{other:?}"),
@@ -33,7 +35,7 @@ fn listener_hears_of_a_request_from_its_arrival_to_its_final_answer() {
     bench.cache.finish_loads();
     bench.millis(20);
     let heard = heard.lock().clone();
-    for expected in ["forwarded 7", "answer 7 accepted", "load 7", "answer 7 warm", "finished 7 warm", "warm 7 request"]
+    for expected in ["forwarded 7 from 2", "answer 7 accepted", "load 7", "answer 7 warm", "finished 7 warm", "warm 7 request"]
     {
         assert_eq!(heard.iter().filter(|line| *line == expected).count(), 1, "{expected}: {heard:?}");
     }

@@ -122,7 +122,7 @@ function userKey(codes) {
 const printable = (codes) => (codes.every((code) => code > 0x20 && code < 0x7f) ? `“${String.fromCharCode(...codes)}”` : null);
 
 const EVENTS = {
-  request_received: (event) => (event.peer_store_id ? `is asked by ${store(event)} to warm up` : "is asked to warm up"),
+  request_received: (event) => `is asked by ${store(event)} to warm up`,
   request_finished: () => "is done with a request",
   request_sent: (event) => `asks ${store(event)} to warm up`,
   request_expired: (event) => `gives up on ${store(event)}`,

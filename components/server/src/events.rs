@@ -262,14 +262,18 @@ fn describe(happening: Happening<'_>) -> (u64, What) {
             (answer.request.region_id, what)
         }
         Happening::Notice(notice) => match notice {
-            Notice::Forwarded { region_id, .. } => (*region_id, new("request_received").verdict("accepted")),
+            Notice::Forwarded { region_id, from, .. } => {
+                (*region_id, new("request_received").with(*from).verdict("accepted"))
+            }
             Notice::Parked { region_id, from, why, .. } => {
                 (*region_id, new("request_received").with(*from).provisional(why))
             }
             Notice::Rejected { region_id, from, why, .. } => {
                 (*region_id, new("request_received").with(*from).verdict("rejected").because(why.label()))
             }
-            Notice::Dropped { region_id } => (*region_id, new("request_received").verdict("dropped")),
+            Notice::Dropped { region_id, from } => {
+                (*region_id, new("request_received").with(*from).verdict("dropped"))
+            }
             Notice::Malformed { region_id, what } => (*region_id, new("malformed").because(what.label())),
             Notice::Finished { region_id, label, waited, .. } => {
                 (*region_id, new("request_finished").ended(label).after(*waited))
@@ -317,6 +321,8 @@ pub(crate) fn rfc3339_millis<S: Serializer>(time: &OffsetDateTime, serializer: S
 
 #[cfg(test)]
 mod tests {
+    use preload_observer::core::Rejection;
+
     use super::*;
 
     #[test]
@@ -351,6 +357,25 @@ mod tests {
         (0..10).for_each(|n| log.push(1, n % 2, What::new("loaded")));
         let seqs: Vec<u64> = log.of_region(0, 3).iter().map(|event| event.seq).collect();
         assert_eq!(seqs, [5, 7, 9]);
+    }
+
+    #[test]
+    fn event_of_a_request_says_who_has_asked_whatever_it_is_told() {
+        let from = Address { store_id: 2, peer_id: 12 };
+        let notices = [
+            (Notice::Forwarded { region_id: 7, peer_id: 11, from }, "accepted"),
+            (
+                Notice::Parked { region_id: 7, peer_id: 11, from, why: Provisional::DataIsNotReady, first: true },
+                "parked",
+            ),
+            (Notice::Rejected { region_id: 7, peer_id: 11, from, why: Rejection::Disabled }, "rejected"),
+            (Notice::Dropped { region_id: 7, from }, "dropped"),
+        ];
+        for (notice, verdict) in notices {
+            let (region_id, what) = describe(Happening::Notice(&notice));
+            assert_eq!((region_id, what.kind, what.verdict), (7, "request_received", Some(verdict)));
+            assert_eq!(what.peer, Some(from), "{verdict}");
+        }
     }
 
     #[test]

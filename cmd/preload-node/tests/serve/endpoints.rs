@@ -212,10 +212,10 @@ fn preload_requests_can_be_watched_from_beginning_to_end() {
         (&of("request_sent")["store_id"], &of("request_sent")["peer_store_id"]),
         (&json!(leader), &json!(target))
     );
-    assert_eq!(
-        (&of("request_received")["store_id"], &of("request_received")["verdict"]),
-        (&json!(target), &json!("accepted"))
-    );
+    let received = of("request_received");
+    assert_eq!((&received["store_id"], &received["verdict"]), (&json!(target), &json!("accepted")));
+    assert_eq!(received["peer_store_id"], json!(leader), "who has asked");
+    assert!(received["peer_id"].is_u64(), "{received}");
     assert!(of("request_finished")["elapsed_ms"].is_u64());
     assert_eq!(node.cache_state(1, target), "active");
     assert_eq!(node.post("/regions/1/evict", json!({ "store": target })), json!({ "evicted": true }));

@@ -238,13 +238,9 @@ impl Kept {
     }
 
     fn add(&mut self, totals: Totals) {
-        let earlier = |a: Option<OffsetDateTime>, b: Option<OffsetDateTime>| [a, b].into_iter().flatten().min();
-        self.totals = Totals {
-            bytes: self.totals.bytes + totals.bytes,
-            lines: self.totals.lines + totals.lines,
-            first_time: earlier(self.totals.first_time, totals.first_time),
-            last_time: self.totals.last_time.max(totals.last_time),
-        };
+        self.totals.bytes += totals.bytes;
+        self.totals.lines += totals.lines;
+        self.totals.include(totals.first_time, totals.last_time);
     }
 
     fn into_outcome(mut self, sources: Vec<Source>) -> Outcome {

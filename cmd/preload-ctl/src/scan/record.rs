@@ -97,15 +97,14 @@ pub(super) fn parse_header(bytes: &[u8]) -> Option<Header> {
     Some(Header { time, level, len: HEADER_TIME_BYTES + name.len() + 1 })
 }
 
-/// The first and the last header in `bytes` that begin a line. Whether `bytes` begin one, `begins_line` says.
-pub(super) fn first_line_header(bytes: &[u8], begins_line: bool) -> Option<Header> {
-    let at_start = if begins_line { parse_header(bytes) } else { None };
-    at_start.or_else(|| memchr_iter(b'\n', bytes).find_map(|at| parse_header(&bytes[at + 1..])))
+/// The first header in `bytes`, wherever on a line it is.
+pub(super) fn first_header(bytes: &[u8]) -> Option<Header> {
+    memchr_iter(b'[', bytes).find_map(|at| parse_header(&bytes[at..]))
 }
 
-pub(super) fn last_line_header(bytes: &[u8], begins_line: bool) -> Option<Header> {
-    let after_break = memrchr_iter(b'\n', bytes).find_map(|at| parse_header(&bytes[at + 1..]));
-    after_break.or_else(|| if begins_line { parse_header(bytes) } else { None })
+/// The last header in `bytes`, wherever on a line it is.
+pub(super) fn last_header(bytes: &[u8]) -> Option<Header> {
+    memrchr_iter(b'[', bytes).find_map(|at| parse_header(&bytes[at..]))
 }
 
 /// Whether the text of Rust's own panic hook begins at `window[at]`, which must begin a line.

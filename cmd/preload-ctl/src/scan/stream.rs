@@ -11,7 +11,8 @@
 //! same for all sizes of reads and buffers. Memory is [`Bounds::buffer_bytes`]. Time is linear: what was examined
 //! is not examined again.
 //!
-//! **Must not** parse a line that the prefilter did not find, except for the time of the first and the last one.
+//! **Must not** parse a line that the prefilter did not find, except for the time of the first and the last one, which are looked
+//! for from the two ends.
 
 use std::io::{self, ErrorKind, Read};
 
@@ -19,7 +20,7 @@ use memchr::memchr_iter;
 use time::OffsetDateTime;
 
 use super::{
-    record::{HEADER_MAX_BYTES, first_line_header, last_line_header},
+    record::{HEADER_MAX_BYTES, first_header, last_header},
     signatures::{Examined, Found, Signatures},
 };
 
@@ -51,9 +52,17 @@ pub(super) struct Totals {
     /// After decompression.
     pub(super) bytes: u64,
     pub(super) lines: u64,
-    /// The times of the first and the last line that has one.
+    /// From the time of the first line that has one to that of the last, and further if a finding is outside: a log need not be
+    /// in the order of time.
     pub(super) first_time: Option<OffsetDateTime>,
     pub(super) last_time: Option<OffsetDateTime>,
+}
+
+impl Totals {
+    pub(super) fn include(&mut self, first: Option<OffsetDateTime>, last: Option<OffsetDateTime>) {
+        self.first_time = [self.first_time, first].into_iter().flatten().min();
+        self.last_time = self.last_time.max(last);
+    }
 }
 
 #[derive(Debug, PartialEq)]
@@ -82,7 +91,7 @@ pub(super) fn scan(
         let is_end = !matches!(filled, Ok(false));
         walk.advance(is_end, sink);
         if is_end {
-            return (walk.totals, filled.map(drop));
+            return (walk.totals(), filled.map(drop));
         }
     }
 }
@@ -102,6 +111,10 @@ struct Walk<'a> {
     /// Line breaks before a place in the buffer, so that they are not counted again for each finding.
     counted: (usize, u64),
     ends_with_line_break: bool,
+    /// The times of the first and the last line so far.
+    first_line: Option<OffsetDateTime>,
+    last_line: Option<OffsetDateTime>,
+    /// Its span of time is that of the findings.
     totals: Totals,
 }
 
@@ -117,6 +130,8 @@ impl<'a> Walk<'a> {
             base: 0,
             counted: (0, 0),
             ends_with_line_break: true,
+            first_line: None,
+            last_line: None,
             totals: Totals::default(),
         }
     }
@@ -162,18 +177,19 @@ impl<'a> Walk<'a> {
         }
         // Headers that begin before the horizon are whole: the room behind it is longer than they are.
         debug_assert!(self.bounds.forward_bytes > HEADER_MAX_BYTES);
-        if new.is_empty() {
-            return;
+        let reach = &self.buffer[self.horizon..(horizon + HEADER_MAX_BYTES).min(self.len)];
+        if self.first_line.is_none() {
+            self.first_line = first_header(reach).map(|header| header.time);
         }
-        let begins_line = self.base == 0 && self.horizon == 0;
-        let from = self.horizon.saturating_sub(1);
-        let reach = &self.buffer[from..(horizon + HEADER_MAX_BYTES).min(self.len)];
-        if self.totals.first_time.is_none() {
-            self.totals.first_time = first_line_header(reach, begins_line).map(|header| header.time);
+        if let Some(last) = last_header(reach) {
+            self.last_line = Some(last.time);
         }
-        if let Some(last) = last_line_header(reach, begins_line) {
-            self.totals.last_time = Some(last.time);
-        }
+    }
+
+    fn totals(&self) -> Totals {
+        let mut totals = self.totals;
+        totals.include(self.first_line, self.last_line);
+        totals
     }
 
     fn search(&mut self, horizon: usize, sink: &mut dyn FnMut(Event)) {
@@ -191,6 +207,7 @@ impl<'a> Walk<'a> {
             self.next = (from + place.end).max(hit.end);
             match examined {
                 Examined::Finding(found) => {
+                    self.totals.include(found.time, found.time);
                     let start = from + place.start;
                     let line = self.line_breaks_before(start) + 1;
                     sink(Event::Finding { found, offset: self.base + start as u64, line });
@@ -302,7 +319,9 @@ mod tests {
             let lines = log.split_inclusive(|byte| *byte == b'\n').count();
             prop_assert_eq!(totals.lines, lines as u64);
             for event in events {
-                if let Event::Finding { offset, line, .. } = event {
+                if let Event::Finding { found, offset, line } = event {
+                    let is_within = |time| totals.first_time <= Some(time) && Some(time) <= totals.last_time;
+                    prop_assert!(found.time.is_none_or(is_within), "{found:?} {totals:?}");
                     let before = log[..usize::try_from(offset).unwrap()].iter().filter(|byte| **byte == b'\n').count();
                     prop_assert_eq!(line, before as u64 + 1);
                 }
@@ -322,6 +341,35 @@ mod tests {
         let (_, totals) = run(log.as_bytes(), SMALL, &[usize::MAX]);
         assert_eq!(totals.first_time.unwrap(), time::macros::datetime!(2024-12-23 15:03:25 +0));
         assert_eq!(totals.last_time.unwrap(), time::macros::datetime!(2024-12-23 15:03:27.079 +0));
+    }
+
+    #[test]
+    fn time_span_includes_findings_and_the_last_line_wherever_they_are_on_their_lines_and_in_time() {
+        let (first, fatal) = (time::macros::datetime!(2024-12-23 15:03:25 +0), time::macros::datetime!(2024-12-23 15:03:27.079 +0));
+        let wrapped = |line: &str| format!("{{\"log\":{}}}\n", serde_json::to_string(line).unwrap());
+        for log in [
+            // A line that was cut off runs into the next one.
+            format!("{STORE}{}{}{FATAL}", INFO.repeat(50), &INFO[..50]),
+            // The clock was set back.
+            format!("{STORE}{FATAL}{}", INFO.repeat(50)),
+            format!("{INFO}{FATAL}{STORE}{INFO}"),
+            // As container runtimes write them.
+            [STORE, INFO, FATAL].map(wrapped).concat(),
+        ] {
+            for bounds in [SMALL, WIDE] {
+                let (events, totals) = run(log.as_bytes(), bounds, &[usize::MAX]);
+                let times: Vec<_> = events.iter().filter_map(|event| match event {
+                    Event::Finding { found, .. } => Some(found.time.unwrap()),
+                    Event::Store(_) => None,
+                }).collect();
+                assert_eq!(times, [fatal], "{log}");
+                assert_eq!(totals.last_time, Some(fatal), "{log}");
+                assert!(totals.first_time >= Some(first) && totals.first_time < totals.last_time, "{log}");
+            }
+        }
+        let late = INFO.replace("15:03:26.000", "15:09:00.000");
+        let (_, totals) = run(format!("{FATAL}{}{late}", INFO.repeat(50)).as_bytes(), SMALL, &[usize::MAX]);
+        assert_eq!(totals.last_time.unwrap(), time::macros::datetime!(2024-12-23 15:09:00 +0));
     }
 
     #[test]

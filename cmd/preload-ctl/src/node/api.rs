@@ -177,9 +177,9 @@ pub(super) struct Pin {
 #[derive(Deserialize)]
 pub(super) struct Got {
     pub(super) value: Option<String>,
-    pub(super) commit_ts: Option<u64>,
+    pub(super) commit_ts: Option<String>,
     #[serde(default)]
-    pub(super) ts: u64,
+    pub(super) ts: String,
     #[serde(flatten)]
     pub(super) served_by: ServedBy,
 }
@@ -196,7 +196,7 @@ pub(super) struct ServedBy {
 #[derive(Deserialize)]
 pub(super) struct Scanned {
     #[serde(default)]
-    pub(super) ts: u64,
+    pub(super) ts: String,
     pub(super) rows: Vec<Row>,
     #[serde(default)]
     pub(super) sources: Vec<ServedBy>,
@@ -209,7 +209,7 @@ pub(super) struct Row {
     pub(super) key: String,
     pub(super) value: String,
     #[serde(default)]
-    pub(super) commit_ts: u64,
+    pub(super) commit_ts: String,
 }
 
 #[derive(Deserialize)]

@@ -90,7 +90,7 @@ fn node_binary() -> PathBuf {
 #[test]
 fn rows_are_written_and_read_at_any_time() {
     let node = Node::start("");
-    let first = node.json(&["put", "row\\x00", "one"])["commit_ts"].as_u64().unwrap().to_string();
+    let first = node.json(&["put", "row\\x00", "one"])["commit_ts"].as_str().unwrap().to_owned();
     assert!(node.expect(0, &["put", "hex:726f7700", "two"]).starts_with("written at "));
     assert_eq!(node.expect(0, &["get", "row\\x00"]), "two\n");
     assert_eq!(node.expect(0, &["get", "row\\x00", "--ts", &first]), "one\n");

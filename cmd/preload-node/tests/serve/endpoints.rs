@@ -68,6 +68,33 @@ fn what_is_shown_has_only_fields_that_are_documented() {
     node.stop();
 }
 
+/// The largest number in an answer.
+fn largest(value: &Value) -> f64 {
+    match value {
+        Value::Object(fields) => fields.values().map(largest).fold(0.0, f64::max),
+        Value::Array(values) => values.iter().map(largest).fold(0.0, f64::max),
+        _ => value.as_f64().unwrap_or(0.0),
+    }
+}
+
+#[test]
+fn numbers_are_exact_in_javascript_and_timestamps_are_strings() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path());
+    let written = node.put("k", "v");
+    let scanned = node.post("/kv/scan", json!({}));
+    for ts in [&written["commit_ts"], &scanned["ts"], &scanned["rows"][0]["commit_ts"]] {
+        assert!(ts.as_str().is_some_and(|ts| ts.parse::<u64>().unwrap() > 1 << 53), "{ts}");
+    }
+    let got = node.post("/kv/get", json!({ "key": hex("k"), "ts": written["commit_ts"] }));
+    assert_eq!((&got["commit_ts"], &got["ts"]), (&written["commit_ts"], &written["commit_ts"]));
+    for path in ["/status", "/regions", "/regions/1", "/preloads", "/history", "/config", "/pins"] {
+        assert!(largest(&node.get(path)) < (1_u64 << 53) as f64, "{path}");
+    }
+    assert!(largest(&scanned) < (1_u64 << 53) as f64);
+    node.stop();
+}
+
 #[test]
 fn health_metrics_and_the_page_are_served() {
     let dir = tempfile::tempdir().unwrap();
@@ -293,7 +320,9 @@ fn reads_are_of_one_moment_forwards_and_backwards_across_regions() {
     assert_eq!(paged, all[..28]);
     let error = |body: Value| node.http().send("POST", "/kv/scan", Some(body)).error();
     assert_eq!(error(json!({ "limit": 10001 })), (400, "bad_request".into()));
-    assert_eq!(error(json!({ "ts": u64::MAX })), (400, "bad_request".into()), "the future");
+    assert_eq!(error(json!({ "ts": u64::MAX.to_string() })), (400, "bad_request".into()), "the future");
+    let number: u64 = ts.as_str().unwrap().parse().unwrap();
+    assert_eq!(error(json!({ "ts": number })), (400, "bad_request".into()), "it may have lost digits");
     let get = node.http().send("POST", "/kv/get", Some(json!({ "key": "" })));
     assert_eq!(get.error(), (400, "bad_request".into()));
     node.stop();

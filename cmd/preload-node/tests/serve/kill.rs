@@ -49,7 +49,8 @@ struct Key {
 struct Version {
     key: usize,
     value: u64,
-    commit_ts: u64,
+    /// As the node writes it.
+    commit_ts: String,
 }
 
 struct Load {
@@ -82,7 +83,7 @@ impl Load {
             let body = json!({ "key": hex(&key.name), "value": hex(&value.to_string()) });
             let Ok(answer) = http.try_send("POST", "/kv/put", Some(body)) else { return };
             if answer.status == 200 {
-                let commit_ts = answer.json()["commit_ts"].as_u64().unwrap();
+                let commit_ts = answer.json()["commit_ts"].as_str().unwrap().to_owned();
                 key.seen.fetch_max(value, Ordering::SeqCst);
                 self.acknowledged.lock().push(Version { key: at, value, commit_ts });
                 self.acks.fetch_add(1, Ordering::SeqCst);
@@ -126,7 +127,7 @@ impl Load {
         for Version { key, value, commit_ts } in newest.chain(any) {
             let name = &self.keys[*key].name;
             let got = node.post("/kv/get", json!({ "key": hex(name), "ts": commit_ts }));
-            if value_of(&got) != *value || got["commit_ts"].as_u64() != Some(*commit_ts) {
+            if value_of(&got) != *value || got["commit_ts"] != *commit_ts {
                 self.faults.lock().push(format!("lost: {name} = {value} of {commit_ts} is {got}"));
             }
         }

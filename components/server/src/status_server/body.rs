@@ -8,8 +8,9 @@ use axum::{
     http::header,
 };
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use tikv_util::config::ReadableDuration;
+use txn_types::TimeStamp;
 
 use super::{SharedApp, error::ApiError};
 use crate::engine::DiskEngine;
@@ -61,6 +62,30 @@ impl<'de> Deserialize<'de> for Hex {
     }
 }
 
+/// A timestamp as a string of decimal digits, in both directions: as a number it is too large for programs that take numbers to
+/// be floating-point, such as JavaScript, which would name another moment without noticing. For the same reason a number is
+/// refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ts(pub(super) TimeStamp);
+
+impl Serialize for Ts {
+    fn serialize<Se: Serializer>(&self, serializer: Se) -> Result<Se::Ok, Se::Error> {
+        serializer.collect_str(&self.0.into_inner())
+    }
+}
+
+impl<'de> Deserialize<'de> for Ts {
+    fn deserialize<De: Deserializer<'de>>(deserializer: De) -> Result<Self, De::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let is_digits = |text: &&str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let ts = value.as_str().filter(is_digits).and_then(|text| text.parse().ok());
+        ts.map(|ts| Self(TimeStamp::new(ts))).ok_or_else(|| {
+            let shown: String = value.to_string().chars().take(32).collect();
+            serde::de::Error::custom(format!("{shown} is not a timestamp: those are strings of digits, as in \"450000000000000000\""))
+        })
+    }
+}
+
 /// How long a request may wait for its end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeout(pub(super) std::time::Duration);
@@ -94,5 +119,18 @@ mod tests {
         for wrong in ["0", "0g", "é0", "00 ", "+1"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn timestamps_are_strings_of_digits_in_both_directions() {
+        for ts in [0, 1, (1 << 53) + 1, u64::MAX] {
+            let value = serde_json::json!(Ts(TimeStamp::new(ts)));
+            assert_eq!(value, serde_json::json!(ts.to_string()));
+            assert_eq!(serde_json::from_value::<Ts>(value).unwrap(), Ts(TimeStamp::new(ts)));
+        }
+        for wrong in ["1", "9007199254740993", "\"\"", "\"+1\"", "\"-1\"", "\"1 \"", "\"18446744073709551616\"", "[]", "1.5"] {
+            assert!(serde_json::from_str::<Ts>(wrong).is_err(), "{wrong}");
+        }
+        assert!(serde_json::from_str::<Option<Ts>>("null").unwrap().is_none());
     }
 }

@@ -4,11 +4,10 @@ use axum::{Json, extract::State, response::Response};
 use engine_traits::ReadSource;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use txn_types::TimeStamp;
 
 use super::{
     SharedApp,
-    body::{self, Hex, Timeout},
+    body::{self, Hex, Timeout, Ts},
     error::{ApiError, ApiResult},
     room::until_sent,
 };
@@ -47,7 +46,7 @@ pub(super) struct Delete {
 #[serde(deny_unknown_fields)]
 pub(super) struct Get {
     key: Hex,
-    ts: Option<u64>,
+    ts: Option<Ts>,
     #[serde(default)]
     timeout: Timeout,
 }
@@ -60,7 +59,7 @@ pub(super) struct Scan {
     #[serde(default)]
     end_key: Hex,
     limit: Option<usize>,
-    ts: Option<u64>,
+    ts: Option<Ts>,
     #[serde(default)]
     reverse: bool,
     #[serde(default)]
@@ -86,7 +85,7 @@ pub(super) async fn put<D: DiskEngine>(
 ) -> ApiResult<Json<Value>> {
     check(&app, &key)?;
     let committed = app.node.kv().put(&key.0, value.0, timeout.0).await?;
-    Ok(Json(json!({ "commit_ts": committed.commit_ts.into_inner(), "region_id": committed.region_id })))
+    Ok(Json(json!({ "commit_ts": Ts(committed.commit_ts), "region_id": committed.region_id })))
 }
 
 pub(super) async fn delete<D: DiskEngine>(
@@ -95,7 +94,7 @@ pub(super) async fn delete<D: DiskEngine>(
 ) -> ApiResult<Json<Value>> {
     check(&app, &key)?;
     let committed = app.node.kv().delete(&key.0, timeout.0).await?;
-    Ok(Json(json!({ "commit_ts": committed.commit_ts.into_inner(), "region_id": committed.region_id })))
+    Ok(Json(json!({ "commit_ts": Ts(committed.commit_ts), "region_id": committed.region_id })))
 }
 
 pub(super) async fn get<D: DiskEngine>(
@@ -103,13 +102,13 @@ pub(super) async fn get<D: DiskEngine>(
     body::Json(Get { key, ts, timeout }): body::Json<Get>,
 ) -> ApiResult<Json<Value>> {
     check(&app, &key)?;
-    let got = app.node.kv().get(&key.0, ts.map(TimeStamp::new), timeout.0).await?;
+    let got = app.node.kv().get(&key.0, ts.map(|ts| ts.0), timeout.0).await?;
     let (source, source_reason) = source(got.served_by.source);
     let version = got.version.as_ref();
     Ok(Json(json!({
         "value": version.map(|version| hex(&version.value)),
-        "commit_ts": version.map(|version| version.commit_ts.into_inner()),
-        "ts": got.ts.into_inner(),
+        "commit_ts": version.map(|version| Ts(version.commit_ts)),
+        "ts": Ts(got.ts),
         "region_id": got.served_by.region_id,
         "store_id": got.served_by.store_id,
         "source": source,
@@ -129,9 +128,9 @@ pub(super) async fn scan<D: DiskEngine>(
     if !(1..=SCAN_LIMIT_MAX).contains(&limit) {
         return Err(ApiError::bad_request(format!("limit = {limit} must be 1 to {SCAN_LIMIT_MAX}")));
     }
-    let request = ScanRequest { start: start_key.0, end: end_key.0, limit, ts: ts.map(TimeStamp::new), reverse };
+    let request = ScanRequest { start: start_key.0, end: end_key.0, limit, ts: ts.map(|ts| ts.0), reverse };
     let scanned = app.node.kv().scan(request, timeout.0).await?;
-    let row = |row: &Version| json!({ "key": hex(&row.key), "value": hex(&row.value), "commit_ts": row.commit_ts.into_inner() });
+    let row = |row: &Version| json!({ "key": hex(&row.key), "value": hex(&row.value), "commit_ts": Ts(row.commit_ts) });
     let served = |served: &ServedBy| {
         let (source, source_reason) = source(served.source);
         json!({
@@ -142,7 +141,7 @@ pub(super) async fn scan<D: DiskEngine>(
         })
     };
     let answer = json!({
-        "ts": scanned.ts.into_inner(),
+        "ts": Ts(scanned.ts),
         "rows": scanned.rows.iter().map(row).collect::<Vec<_>>(),
         "sources": scanned.served_by.iter().map(served).collect::<Vec<_>>(),
         "more": scanned.more,

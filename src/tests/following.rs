@@ -35,7 +35,8 @@ fn listener_hears_of_a_request_from_its_arrival_to_its_final_answer() {
     bench.cache.finish_loads();
     bench.millis(20);
     let heard = heard.lock().clone();
-    for expected in ["forwarded 7 from 2", "answer 7 accepted", "load 7", "answer 7 warm", "finished 7 warm", "warm 7 request"]
+    for expected in
+        ["forwarded 7 from 2", "answer 7 accepted", "load 7", "answer 7 warm", "finished 7 warm", "warm 7 request"]
     {
         assert_eq!(heard.iter().filter(|line| *line == expected).count(), 1, "{expected}: {heard:?}");
     }

@@ -271,9 +271,7 @@ fn describe(happening: Happening<'_>) -> (u64, What) {
             Notice::Rejected { region_id, from, why, .. } => {
                 (*region_id, new("request_received").with(*from).verdict("rejected").because(why.label()))
             }
-            Notice::Dropped { region_id, from } => {
-                (*region_id, new("request_received").with(*from).verdict("dropped"))
-            }
+            Notice::Dropped { region_id, from } => (*region_id, new("request_received").with(*from).verdict("dropped")),
             Notice::Malformed { region_id, what } => (*region_id, new("malformed").because(what.label())),
             Notice::Finished { region_id, label, waited, .. } => {
                 (*region_id, new("request_finished").ended(label).after(*waited))

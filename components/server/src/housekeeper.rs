@@ -82,6 +82,7 @@ impl Runnable<()> for Housekeeper {
         self.move_safe_point();
         let points = self.look();
         points.iter().for_each(|point| METRICS.show(point));
+        self.show_up();
         self.watched.history.push(Point { time: OffsetDateTime::now_utc(), stores: points });
     }
 }
@@ -125,6 +126,16 @@ impl Housekeeper {
             self.active.insert(*store_id, active);
         }
         points
+    }
+
+    /// While the placement runs: it asks the stores all the time.
+    fn show_up(&self) {
+        let is_down = |store_id: u64| self.watched.placement.with(|placement| placement.directory().is_down(store_id));
+        for store in &self.watched.stores {
+            if let Ok(is_down) = is_down(store.store_id) {
+                METRICS.show_up(store.store_id, !is_down);
+            }
+        }
     }
 
     /// A region that was loaded and evicted within a second was there as well.

@@ -26,6 +26,7 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 const UNIQUE: &str = "the names of this crate's metrics are unique";
 
 pub(crate) struct Metrics {
+    up: IntGaugeVec,
     leaders: IntGaugeVec,
     cache_bytes: IntGaugeVec,
     cache_regions: IntGaugeVec,
@@ -39,6 +40,7 @@ impl Metrics {
     fn new() -> Self {
         let of_stores = |name, help| register_int_gauge_vec!(name, help, &["store"]).expect(UNIQUE);
         Self {
+            up: of_stores("tikv_server_store_up", "Whether the store answers the placement"),
             leaders: of_stores("tikv_server_leaders", "Regions that the store leads"),
             cache_bytes: of_stores("tikv_server_cache_bytes", "What the store's region cache is accounted with"),
             cache_regions: of_stores(
@@ -54,6 +56,10 @@ impl Metrics {
             )
             .expect(UNIQUE),
         }
+    }
+
+    pub(crate) fn show_up(&self, store_id: u64, is_up: bool) {
+        self.up.with_label_values(&[&store_id.to_string()]).set(i64::from(is_up));
     }
 
     pub(crate) fn show(&self, store: &StorePoint) {

@@ -345,7 +345,8 @@ mod tests {
 
     #[test]
     fn time_span_includes_findings_and_the_last_line_wherever_they_are_on_their_lines_and_in_time() {
-        let (first, fatal) = (time::macros::datetime!(2024-12-23 15:03:25 +0), time::macros::datetime!(2024-12-23 15:03:27.079 +0));
+        let (first, fatal) =
+            (time::macros::datetime!(2024-12-23 15:03:25 +0), time::macros::datetime!(2024-12-23 15:03:27.079 +0));
         let wrapped = |line: &str| format!("{{\"log\":{}}}\n", serde_json::to_string(line).unwrap());
         for log in [
             // A line that was cut off runs into the next one.
@@ -358,10 +359,13 @@ mod tests {
         ] {
             for bounds in [SMALL, WIDE] {
                 let (events, totals) = run(log.as_bytes(), bounds, &[usize::MAX]);
-                let times: Vec<_> = events.iter().filter_map(|event| match event {
-                    Event::Finding { found, .. } => Some(found.time.unwrap()),
-                    Event::Store(_) => None,
-                }).collect();
+                let times: Vec<_> = events
+                    .iter()
+                    .filter_map(|event| match event {
+                        Event::Finding { found, .. } => Some(found.time.unwrap()),
+                        Event::Store(_) => None,
+                    })
+                    .collect();
                 assert_eq!(times, [fatal], "{log}");
                 assert_eq!(totals.last_time, Some(fatal), "{log}");
                 assert!(totals.first_time >= Some(first) && totals.first_time < totals.last_time, "{log}");

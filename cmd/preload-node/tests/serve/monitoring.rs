@@ -44,6 +44,68 @@ fn exported() -> Exported {
     exported
 }
 
+/// The value of a series in Prometheus' text format, 0 while it is not there.
+fn value(metrics: &str, series: &str) -> f64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map_or(0.0, |value| value.parse().unwrap())
+}
+
+#[test]
+fn metrics_of_raftstore_follow_what_the_stores_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path());
+    let metrics = || node.http().send("GET", "/metrics", None).body;
+    let now = |series: &str| value(&metrics(), series);
+    for n in 0..10 {
+        node.put(&format!("k{n}"), "v");
+    }
+    let leader = node.leader(1);
+    let follower = leader % 3 + 1;
+    wait::until("one region, of which three peers are here", || {
+        let region_count = |kind: &str| now(&format!("tikv_raftstore_region_count{{type=\"{kind}\"}}"));
+        (region_count("region"), region_count("leader"), now("tikv_raftstore_leader_missing")) == (3.0, 1.0, 0.0)
+    });
+    for store in 1..=3 {
+        assert_eq!(now(&format!("tikv_server_store_up{{store=\"{store}\"}}")), 1.0);
+    }
+    let proposals = |kind: &str| now(&format!("tikv_raftstore_proposal_total{{type=\"{kind}\"}}"));
+    assert!(proposals("normal") >= 10.0, "{}", metrics());
+    let conf_changes = proposals("conf_change");
+    let transport = |way: &str| now(&format!("tikv_snapshot_limit_transport_bytes{{type=\"{way}\"}}"));
+    assert_eq!((transport("send"), transport("recv")), (0.0, 0.0));
+
+    // A peer that comes anew gets a snapshot.
+    node.post("/regions/1/remove-peer", json!({ "store": follower }));
+    wait::until("two peers", || now("tikv_raftstore_region_count{type=\"region\"}") == 2.0);
+    node.post("/regions/1/add-peer", json!({ "store": follower }));
+    let snapshots = |kind: &str| now(&format!("tikv_raftstore_snapshot_duration_seconds_count{{type=\"{kind}\"}}"));
+    wait::until("a snapshot that is applied", || snapshots("apply") >= 1.0);
+    wait::until("no snapshot under way", || {
+        let traffic = |kind: &str| now(&format!("tikv_raftstore_snapshot_traffic_total{{type=\"{kind}\"}}"));
+        ["sending", "receiving", "applying"].iter().all(|kind| traffic(kind) == 0.0)
+    });
+    assert!(snapshots("generate") >= 1.0);
+    assert!(transport("recv") > 0.0 && transport("send") >= transport("recv"), "{}", metrics());
+    assert!(proposals("conf_change") >= conf_changes + 2.0);
+    node.post("/regions/1/transfer-leader", json!({ "store": follower }));
+    assert!(proposals("transfer_leader") >= 1.0);
+    node.read("k1");
+    assert!(proposals("read_index") >= 1.0);
+    let kinds = ["normal", "conf_change", "transfer_leader", "read_index"];
+    let text = metrics();
+    let of = |kind: &str| value(&text, &format!("tikv_raftstore_proposal_total{{type=\"{kind}\"}}"));
+    assert_eq!(of("all"), kinds.map(of).iter().sum::<f64>());
+    for kind in ["append", "append_resp", "snapshot", "timeout_now", "vote"] {
+        let sent =
+            value(&text, &format!("tikv_raftstore_raft_sent_message_total{{status=\"accept\",type=\"{kind}\"}}"));
+        assert!(sent >= 1.0, "{kind}: {text}");
+    }
+    for log in ["append_log", "apply_log"] {
+        assert!(value(&text, &format!("tikv_raftstore_{log}_duration_seconds_count")) >= 10.0, "{log}: {text}");
+    }
+    node.stop();
+}
+
 /// The metric that a series belongs to: those of a histogram have names of their own.
 fn base_name(exported: &Exported, name: &str) -> Option<String> {
     let suffixes = ["", "_bucket", "_sum", "_count"];

@@ -81,7 +81,9 @@ impl<'de> Deserialize<'de> for Ts {
         let ts = value.as_str().filter(is_digits).and_then(|text| text.parse().ok());
         ts.map(|ts| Self(TimeStamp::new(ts))).ok_or_else(|| {
             let shown: String = value.to_string().chars().take(32).collect();
-            serde::de::Error::custom(format!("{shown} is not a timestamp: those are strings of digits, as in \"450000000000000000\""))
+            serde::de::Error::custom(format!(
+                "{shown} is not a timestamp: those are strings of digits, as in \"450000000000000000\""
+            ))
         })
     }
 }
@@ -128,7 +130,9 @@ mod tests {
             assert_eq!(value, serde_json::json!(ts.to_string()));
             assert_eq!(serde_json::from_value::<Ts>(value).unwrap(), Ts(TimeStamp::new(ts)));
         }
-        for wrong in ["1", "9007199254740993", "\"\"", "\"+1\"", "\"-1\"", "\"1 \"", "\"18446744073709551616\"", "[]", "1.5"] {
+        for wrong in
+            ["1", "9007199254740993", "\"\"", "\"+1\"", "\"-1\"", "\"1 \"", "\"18446744073709551616\"", "[]", "1.5"]
+        {
             assert!(serde_json::from_str::<Ts>(wrong).is_err(), "{wrong}");
         }
         assert!(serde_json::from_str::<Option<Ts>>("null").unwrap().is_none());

@@ -173,7 +173,9 @@ mod tests {
     #[test]
     fn what_a_failpoint_cannot_do_is_refused_wherever_in_the_actions_it_stands() {
         let (holds, returns) = ("preload_observer::load::pause", "preload_observer::answer::drop");
-        for actions in ["return", "return(1)", " 1*return", "50%return", "50%2*return()", "1*pause->return", "off-> return "] {
+        for actions in
+            ["return", "return(1)", " 1*return", "50%return", "50%2*return()", "1*pause->return", "off-> return "]
+        {
             assert!(check_actions(holds, actions).is_err(), "{actions}");
         }
         for actions in ["pause", "1*pause->off", "print(return)", "sleep(5)", "panic"] {

@@ -122,6 +122,16 @@ pub struct PeerStatus {
     pub pending_peers: Vec<u64>,
 }
 
+/// How many peers there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    pub regions: usize,
+    /// Those that lead.
+    pub leaders: usize,
+    /// Those that are initialized and know of no leader.
+    pub leader_missing: usize,
+}
+
 impl PeerStatus {
     pub fn is_initialized(&self) -> bool {
         is_initialized(&self.region)
@@ -252,6 +262,17 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
     /// All peers, in the order of their regions' ids.
     pub fn statuses(&self) -> Vec<PeerStatus> {
         self.peers.values().map(|peer| peer.status()).collect()
+    }
+
+    /// Counts the peers; cheap enough to be asked every second.
+    pub fn census(&self) -> Census {
+        let misses_leader =
+            |peer: &&Box<Peer<L>>| peer.is_initialized() && peer.node.raft.leader_id == raft::INVALID_ID;
+        Census {
+            regions: self.peers.len(),
+            leaders: self.peers.values().filter(|peer| peer.is_leader()).count(),
+            leader_missing: self.peers.values().filter(misses_leader).count(),
+        }
     }
 
     fn on_tick(&mut self) {

@@ -8,6 +8,7 @@ use tikv_util::worker::{Scheduler, Worker};
 
 use super::{
     StoreHandle, fatal,
+    metrics::METRICS,
     snapshot_workers::{GenerateSnapshot, GeneratorTask},
 };
 use crate::{
@@ -92,6 +93,7 @@ struct ApplyWorker<E: KvEngine> {
 impl<E: KvEngine> ApplyWorker<E> {
     fn run(mut self, effects: &Receiver<ApplierEffect>) {
         while let Ok(first) = effects.recv() {
+            let _timer = METRICS.apply_log.start_timer();
             for effect in std::iter::once(first).chain(effects.try_iter().take(MERGE_MAX)) {
                 self.carry_out(effect);
             }

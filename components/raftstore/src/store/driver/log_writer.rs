@@ -7,7 +7,7 @@ use engine_traits::{KvEngine, LogBatch, LogStore};
 
 use tikv_util::worker::{self, Runnable, Worker};
 
-use super::{StoreHandle, fatal};
+use super::{StoreHandle, fatal, metrics::METRICS};
 use crate::store::core::LogWrite;
 
 /// Time between two purges. A log file of some ten megabytes takes about as long to fill on a busy store.
@@ -48,7 +48,8 @@ pub(super) fn spawn<E: KvEngine, L: LogStore>(
                 sync |= write.sync;
                 answers.extend(write.answer);
             }
-            if let Err(error) = log.write(batch, sync) {
+            let written = METRICS.append_log.observe_closure_duration(|| log.write(batch, sync));
+            if let Err(error) = written {
                 fatal("cannot write the Raft log", &error);
             }
             if store.inputs(answers).is_err() {

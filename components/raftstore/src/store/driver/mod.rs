@@ -16,6 +16,7 @@
 
 mod apply_worker;
 mod log_writer;
+mod metrics;
 mod snapshot_workers;
 mod store_thread;
 

@@ -19,7 +19,10 @@ use kvproto::{
 };
 use tikv_util::{error, info, warn, worker::Runnable};
 
-use super::{StoreHandle, fatal};
+use super::{
+    StoreHandle, fatal,
+    metrics::{METRICS, SentMessage, Share},
+};
 use crate::{
     Result,
     coprocessor::CoprocessorHost,
@@ -60,7 +63,8 @@ impl<E: KvEngine> SnapshotGenerator<E> {
         fail_point!("raftstore::generate_snapshot::hold");
         let GenerateSnapshot { tag, region, index, term, generate } = task;
         let key = SnapKey { region_id: region.get_id(), term, idx: index };
-        let snapshot = match generate(&self.dir, key) {
+        let generated = METRICS.generate_snapshot.observe_closure_duration(|| generate(&self.dir, key));
+        let snapshot = match generated {
             Ok(data) => {
                 info!("snapshot generated"; "region_id" => tag.region_id, "term" => term, "index" => index,
                     "size_bytes" => data.get_file_size());
@@ -150,10 +154,12 @@ struct SnapshotSender<E: KvEngine, T> {
 impl<E: KvEngine, T: SnapshotTransport> SnapshotSender<E, T> {
     fn send(&mut self, message: RaftMessage) {
         let (Some(key), to_peer) = (SnapKey::of_message(&message), message.get_to_peer().get_id()) else { return };
+        let (_sending, sent) = (Share::one_of(&METRICS.snapshots_sending), SentMessage::of(&message));
         let (delivery, reason) = match Outgoing::new(self.dir.clone(), message) {
             Ok(outgoing) => self.transfer(outgoing),
             Err(error) => (Delivery::Broken, Some(error.to_string())),
         };
+        METRICS.sent(sent, delivery == Delivery::Done);
         match reason {
             None => info!("snapshot sent"; "region_id" => key.region_id, "to_peer" => to_peer, "index" => key.idx),
             Some(reason) => warn!("snapshot not sent"; "region_id" => key.region_id, "to_peer" => to_peer,
@@ -171,10 +177,12 @@ impl<E: KvEngine, T: SnapshotTransport> SnapshotSender<E, T> {
             if self.stopped.load(Ordering::Acquire) {
                 return (Delivery::Interrupted, Some("the store stops".into()));
             }
+            let bytes = chunk.get_data().len();
             let answer = match self.transport.exchange(outgoing.to_store(), stream, chunk) {
                 Ok(answer) => answer,
                 Err(error) => return (Delivery::Interrupted, Some(error.to_string())),
             };
+            METRICS.snapshot_bytes_sent.inc_by(bytes as u64);
             match outgoing.on_answer(answer) {
                 Next::Send(next) => chunk = *next,
                 Next::End(delivery, reason) => return (delivery, reason),
@@ -205,10 +213,13 @@ pub(super) fn spawn_receiver<E: KvEngine>(
 ) -> io::Result<JoinHandle<()>> {
     let ticks = tick(Duration::from_secs(1));
     std::thread::Builder::new().name(format!("snap-receiver-{}", store.store_id())).spawn(move || {
+        let mut receiving = Share::of(&METRICS.snapshots_receiving);
         loop {
+            receiving.show(receiver.arriving());
             crossbeam_channel::select! {
                 recv(tasks) -> task => match task {
                     Ok(ReceiverTask::Chunk { stream, chunk, callback }) => {
+                        METRICS.snapshot_bytes_received.inc_by(chunk.get_data().len() as u64);
                         let received = receiver.receive(stream, *chunk);
                         fail_point!("raftstore::receive_snapshot::pause");
                         if let Some(message) = received.message {
@@ -238,7 +249,9 @@ impl<E: KvEngine> Runnable<ApplySnapshot> for SnapshotApplier<E> {
         let tag = task.tag;
         // The region is initialized by now, and its data is not there yet.
         fail_point!("raftstore::apply_snapshot::pause_before_pre_apply");
-        let installed = match data::install_snapshot(&self.kv, &self.host, &self.dir, &task) {
+        let _applying = Share::one_of(&METRICS.snapshots_applying);
+        let install = || data::install_snapshot(&self.kv, &self.host, &self.dir, &task);
+        let installed = match METRICS.apply_snapshot.observe_closure_duration(install) {
             Ok(installed) => installed,
             Err(error) => fatal("cannot apply a snapshot", &error),
         };

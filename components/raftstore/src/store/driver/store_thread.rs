@@ -12,6 +12,7 @@ use tikv_util::{info, warn};
 
 use super::{
     Outlets, ReadCallback, RegionSnapshot, StoreHandle, StoreMessage, WriteCallback,
+    metrics::{CensusShares, METRICS, SentMessage},
     snapshot_workers::{GeneratorTask, ReceiverTask},
 };
 use crate::{
@@ -31,6 +32,9 @@ const BATCH_MAX: usize = 512;
 /// region, some tens of milliseconds; asking takes a microsecond.
 const ASK_OBSERVERS: Duration = Duration::from_millis(5);
 
+/// Between two times that peers are counted for the metrics.
+const CENSUS_INTERVAL: Duration = Duration::from_secs(1);
+
 pub(super) struct StoreThread<E: KvEngine, L: LogStore, T> {
     core: Store<E, L>,
     kv: E,
@@ -42,6 +46,8 @@ pub(super) struct StoreThread<E: KvEngine, L: LogStore, T> {
     next_tick: Instant,
     /// Meaningful while there are offers.
     next_ask: Instant,
+    next_census: Instant,
+    census: CensusShares,
     last_id: u64,
     commands: HashMap<RequestId, WriteCallback>,
     reads: HashMap<RequestId, (u64, ReadCallback<E>)>,
@@ -70,6 +76,8 @@ impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
             tick_interval,
             next_tick: now() + tick_interval,
             next_ask: now(),
+            next_census: now(),
+            census: CensusShares::new(),
             last_id: 0,
             commands: HashMap::new(),
             reads: HashMap::new(),
@@ -102,6 +110,10 @@ impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
                 self.core.handle(Input::AskObservers);
             }
             self.carry_out();
+            if now() >= self.next_census {
+                self.next_census = now() + CENSUS_INTERVAL;
+                self.census.show(self.core.census());
+            }
             if stop {
                 break;
             }
@@ -118,11 +130,13 @@ impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
             StoreMessage::Input(input) => self.core.handle(input),
             StoreMessage::Inputs(inputs) => inputs.into_iter().for_each(|input| self.core.handle(input)),
             StoreMessage::Command { request, callback } => {
+                METRICS.command(&request);
                 let id = self.next_id();
                 self.commands.insert(id, callback);
                 self.core.handle(Input::Command { id, request });
             }
             StoreMessage::Read { header, read_ts, callback } => {
+                METRICS.read();
                 let id = self.next_id();
                 self.reads.insert(id, (read_ts, callback));
                 self.core.handle(Input::Read { id, header });
@@ -173,7 +187,10 @@ impl<E: KvEngine, L: LogStore, T: Transport> StoreThread<E, L, T> {
             return self.outlets.snapshot_senders.send(message);
         }
         let (region_id, to_peer) = (message.get_region_id(), message.get_to_peer().get_id());
-        if self.transport.send(message).is_err() {
+        let sent = SentMessage::of(&message);
+        let is_taken = self.transport.send(message).is_ok();
+        METRICS.sent(sent, is_taken);
+        if !is_taken {
             self.core.handle(Input::Unreachable { region_id, to_peer });
         }
     }

@@ -86,6 +86,11 @@ impl Receiver {
         Self { dir, transfers_max, arriving: BTreeMap::new(), handed_out }
     }
 
+    /// Snapshots of which some has arrived, and not all.
+    pub fn arriving(&self) -> usize {
+        self.arriving.len()
+    }
+
     /// Takes a chunk in.
     pub fn receive(&mut self, stream: StreamId, mut chunk: SnapshotChunk) -> Received {
         if chunk.has_message() {

@@ -9,6 +9,7 @@
 //! **Must not** stop at the first mistake.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Write as _},
     path::Path,
@@ -35,11 +36,14 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The configuration in a file, and the keys that it sets.
+///
 /// # Errors
 /// [`Error::Config`] with every mistake, or when the file cannot be read.
-pub(crate) fn read(path: &Path) -> Result<NodeConfig> {
+pub(crate) fn read(path: &Path) -> Result<(NodeConfig, BTreeSet<String>)> {
     let text = fs::read_to_string(path).map_err(Error::io(format!("read {}", path.display())))?;
-    check::read(&text).map_err(|mistakes| {
+    let config = check::read(&text).map_err(|mistakes| {
         Error::Config(mistakes.iter().map(|mistake| format!("{}: {mistake}", path.display())).collect())
-    })
+    })?;
+    Ok((config, check::keys_of(&text)))
 }

@@ -21,7 +21,7 @@ use engine_fjall::FjallEngine;
 use kvproto::metapb::Region;
 use server::{
     DiskEngine, Node,
-    config::{NodeConfig, check::Section as _},
+    config::{NodeConfig, change::Explicit, check::Section as _},
     status_server::StatusServer,
 };
 
@@ -36,7 +36,7 @@ use crate::{
 const LEADERS_WITHIN: Duration = Duration::from_secs(15);
 
 pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
-    let config = configure(args)?;
+    let (config, explicit) = configure(args)?;
     match &config.log.file {
         Some(path) => logging::to_file(path, config.log.level.0)?,
         None => logging::to_stderr(config.log.level.0)?,
@@ -44,34 +44,39 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
     interrupt::install()?;
     match config.engine.name.as_str() {
         #[cfg(feature = "rocksdb")]
-        engine_rocks::RocksEngine::NAME => serve::<engine_rocks::RocksEngine>(config),
+        engine_rocks::RocksEngine::NAME => serve::<engine_rocks::RocksEngine>(config, explicit),
         // `check` has refused every other name.
-        _ => serve::<FjallEngine>(config),
+        _ => serve::<FjallEngine>(config, explicit),
     }
 }
 
-/// The file's configuration, with what the command line says instead.
-fn configure(args: &ServeArgs) -> Result<NodeConfig> {
-    let mut config = args.config.as_deref().map(configuration::read).transpose()?.unwrap_or_default();
+/// The file's configuration, with what the command line says instead, and which keys either has set.
+fn configure(args: &ServeArgs) -> Result<(NodeConfig, Explicit)> {
+    let (mut config, file) = args.config.as_deref().map(configuration::read).transpose()?.unwrap_or_default();
+    let mut explicit = Explicit { file, ..Explicit::default() };
+    let mut set = |name: &str| drop(explicit.command_line.insert(name.to_owned()));
     if let Some(data_dir) = &args.data_dir {
         config.node.data_dir.clone_from(data_dir);
+        set("node.data-dir");
     }
     if let Some(stores) = args.stores {
         config.node.stores = stores;
+        set("node.stores");
     }
     if let Some(status_addr) = args.status_addr {
         config.server.status_addr = status_addr;
+        set("server.status-addr");
     }
     match config.server.problem() {
         Some(problem) => Err(Error::Config(vec![problem.message])),
-        None => Ok(config),
+        None => Ok((config, explicit)),
     }
 }
 
-fn serve<D: DiskEngine>(config: NodeConfig) -> Result<ExitCode> {
+fn serve<D: DiskEngine>(config: NodeConfig, explicit: Explicit) -> Result<ExitCode> {
     let shutdown_timeout = config.node.shutdown_timeout.0;
     say(&format!("preload-node {}, engine {}", env!("CARGO_PKG_VERSION"), D::NAME))?;
-    let node: Arc<Node<D>> = Node::start(config)?;
+    let node: Arc<Node<D>> = Node::start(config, explicit)?;
     let status_server = StatusServer::start(node.clone(), page::ASSETS).inspect_err(|_| drop(node.stop()))?;
     let outcome = announce(&node, &status_server).and_then(|()| wait_for_signal());
     let stopped = stop(&node, status_server, shutdown_timeout);

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `LOCK` | locked while a node runs; holds its process id |
 //! | `cluster.toml` | the cluster's id, its disk engine, its stores, and whether it was bootstrapped |
+//! | `online.json` | what was changed while the node ran, see [`crate::kept`] |
 //! | `placement-ids`, `timestamps` | bounds of what was handed out |
 //! | `store-N` | a store, see [`crate::store`] |
 //!
@@ -47,7 +48,7 @@ pub enum DataDirError {
     #[error("store {store_id} in {} has lost its data", .dir.display())]
     StoreLost { dir: PathBuf, store_id: u64 },
     #[error("{} cannot be understood", .path.display())]
-    Malformed { path: PathBuf, source: toml::de::Error },
+    Malformed { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
 }
 
 /// What is known of the cluster in a directory.
@@ -156,7 +157,9 @@ impl DataDir {
     fn read_cluster(&self) -> Result<Option<ClusterFile>, DataDirError> {
         let path = self.cluster_path();
         match fs::read_to_string(&path) {
-            Ok(text) => toml::from_str(&text).map(Some).map_err(|source| DataDirError::Malformed { path, source }),
+            Ok(text) => toml::from_str(&text)
+                .map(Some)
+                .map_err(|source| DataDirError::Malformed { path, source: Box::new(source) }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(DataDirError::Io { doing: "read", path, source }),
         }
@@ -165,17 +168,24 @@ impl DataDir {
     /// Replaces the file as a whole, durably.
     fn write_cluster(&self, cluster: &ClusterFile) -> Result<(), DataDirError> {
         let path = self.cluster_path();
-        let write = || -> io::Result<()> {
-            let text = toml::to_string(cluster).map_err(io::Error::other)?;
-            let new = path.with_extension("new");
-            let mut file = File::create(&new)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            File::open(&self.path)?.sync_all()
-        };
-        write().map_err(|source| DataDirError::Io { doing: "write", path: path.clone(), source })
+        let text = toml::to_string(cluster).map_err(io::Error::other);
+        text.and_then(|text| replace_file(&path, &text)).map_err(|source| DataDirError::Io {
+            doing: "write",
+            path: path.clone(),
+            source,
+        })
     }
+}
+
+/// Replaces a file as a whole, and returns when that is durable. When it fails, either text may be found later.
+pub(crate) fn replace_file(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = File::create(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    // The name is durable once the directory is.
+    File::open(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Voters of the first region, as far as there are stores: what survives the loss of one.

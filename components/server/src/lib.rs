@@ -15,6 +15,7 @@ pub mod events;
 pub mod history;
 mod housekeeper;
 pub mod in_flight;
+mod kept;
 mod kv;
 mod metrics;
 mod network;
@@ -29,7 +30,7 @@ pub use self::{
     engine::{DiskEngine, check_name as check_engine_name},
     kv::{Committed, Got, KeyValues, KvError, ScanRequest, Scanned, ServedBy, Version},
     network::{Filter, Network, NetworkTransport, Verdict},
-    node::{Member, Node, NodeError, RequestError},
+    node::{ChangeError, Member, Node, NodeError, RequestError},
     reads::{ReadCounter, Reads},
     store::{FIRST_REGION_ID, Kv, Log, Store, StoreContext, StoreOptions, first_peer_id, first_region, snapshot_dir},
     timestamps::{Timestamps, WallClock, wall_clock_ms},

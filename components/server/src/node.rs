@@ -17,27 +17,38 @@
 //! # What it must not do
 //! Listen on the network: that is the status server's.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use engine_traits::{EvictReason, RegionCacheEngineExt, RegionEvent};
 use in_memory_engine::RegionCacheEngine;
 use kvproto::raft_serverpb::{ExtraMessageType, RaftMessage};
 use parking_lot::Mutex;
 use placement::{FileStorage, Ids, Placement, PlacementHandle};
-use preload_observer::{PinnedRange, PreloadObserver, message::Address};
+use preload_observer::{PinError, PinnedRange, PreloadObserver, message::Address};
 use raftstore::store::{PeerStatus, StoreHandle, region::find_peer};
-use tikv_util::{info, warn, worker::Worker};
+use serde_json::Value;
+use tikv_util::{info, logger, warn, worker::Worker};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::{
-    config::NodeConfig,
+    config::{
+        LogLevel, NodeConfig,
+        change::{Explicit, change, values},
+        check::Mistake,
+    },
     data_dir::{ClusterFile, DataDir, DataDirError},
     engine::DiskEngine,
     events::{EventLog, WarmUpTimes, What},
     history::History,
     housekeeper,
     in_flight::InFlight,
+    kept::Kept,
     kv::KeyValues,
     network::Network,
     reads::ReadCounter,
@@ -82,6 +93,17 @@ pub enum RequestError {
     Stopping,
 }
 
+/// Why something is not changed while the node runs.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    #[error("the configuration cannot be changed to that")]
+    Mistakes(Vec<Mistake>),
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error("it cannot be kept for the next start")]
+    NotKept(#[from] DataDirError),
+}
+
 /// A store and what belongs to it, as long as the node runs.
 pub struct Member<D: DiskEngine> {
     pub handle: StoreHandle<Kv<D>>,
@@ -93,7 +115,9 @@ pub struct Member<D: DiskEngine> {
 
 /// See the [module](self).
 pub struct Node<D: DiskEngine> {
+    /// As the file and the command line say, and which keys those have set.
     config: NodeConfig,
+    explicit: Explicit,
     started_at: OffsetDateTime,
     cluster: ClusterFile,
     network: Network<Kv<D>>,
@@ -102,13 +126,42 @@ pub struct Node<D: DiskEngine> {
     kv: KeyValues<D>,
     events: EventLog,
     history: Arc<History>,
-    /// What the plugins are configured with now.
-    preload: Mutex<preload_observer::Config>,
+    online: Mutex<Online>,
     /// True once the node is to stop.
     stopping: watch::Sender<bool>,
     running: Mutex<Option<Running<D>>>,
     /// Freed last.
     dir: DataDir,
+}
+
+/// What can be changed while the node runs.
+struct Online {
+    /// What is in force, but for the log level, which the logger knows.
+    config: NodeConfig,
+    /// Keys of it that have another value than the node would have been started with.
+    changed: BTreeSet<String>,
+    kept: Kept,
+}
+
+impl Online {
+    /// Takes what was kept, where the configuration does not say otherwise.
+    fn start(dir: &DataDir, config: &NodeConfig, explicit: &Explicit) -> Result<Self, NodeError> {
+        let mut kept = Kept::open(dir.path().join("online.json"))?;
+        let (overruled, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            kept.config().clone().into_iter().partition(|(name, _)| explicit.has(name));
+        if !overruled.is_empty() {
+            info!("what was changed online is set by the configuration file now, and forgotten";
+                "keys" => ?overruled.keys().collect::<Vec<_>>());
+            kept.keep_config(rest)?;
+        }
+        let config = change(config, kept.config()).map_err(|mistakes| {
+            let messages: Vec<String> = mistakes.into_iter().map(|mistake| mistake.message).collect();
+            let path = kept.path().display();
+            NodeError::Config(format!("{}; {path} has it since it was changed online", messages.join("; ")))
+        })?;
+        let changed = kept.config().keys().cloned().collect();
+        Ok(Self { config, changed, kept })
+    }
 }
 
 /// What is taken apart when the node stops.
@@ -119,13 +172,18 @@ struct Running<D: DiskEngine> {
 }
 
 impl<D: DiskEngine> Node<D> {
-    /// Starts all stores on what is in the data directory.
+    /// Starts all stores on what is in the data directory. `explicit` are the keys that somebody has set in `config`; the
+    /// others have what they were changed to when the node ran last.
     ///
     /// # Errors
     /// See [`NodeError`]. What was started is stopped again.
-    pub fn start(config: NodeConfig) -> Result<Arc<Self>, NodeError> {
-        let preload = config.preload.check().map_err(|error| NodeError::Config(format!("preload.{error}")))?;
+    pub fn start(config: NodeConfig, explicit: Explicit) -> Result<Arc<Self>, NodeError> {
         let dir = DataDir::lock(&config.node.data_dir)?;
+        let online = Online::start(&dir, &config, &explicit)?;
+        let preload = online.config.preload.check().map_err(|error| NodeError::Config(format!("preload.{error}")))?;
+        if online.config.log.level != config.log.level {
+            logger::set_level(online.config.log.level.0);
+        }
         let mut cluster = dir.open_cluster(config.node.stores, D::NAME, wall_clock_ms())?;
         let timestamps_path = dir.path().join("timestamps");
         let timestamps = Timestamps::open(FileStorage::new(&timestamps_path), Box::new(wall_clock_ms))
@@ -159,7 +217,11 @@ impl<D: DiskEngine> Node<D> {
             };
             let store =
                 Store::start(options, &network, register).map_err(|source| NodeError::Store { store_id, source })?;
-            let plugin = plugin.expect("a store that has started has registered its observers");
+            let plugin: PreloadObserver = plugin.expect("a store that has started has registered its observers");
+            for range in online.kept.pinned() {
+                let path = online.kept.path().display();
+                plugin.pin(range).map_err(|error| NodeError::Config(format!("{error}, pinned by hand in {path}")))?;
+            }
             let (handle, cache) = (store.handle().clone(), store.cache().clone());
             members.insert(store_id, Member { handle, cache, plugin, reads, warm_up });
             stores.insert(store_id, store);
@@ -205,11 +267,12 @@ impl<D: DiskEngine> Node<D> {
             kv,
             events,
             history,
-            preload: Mutex::new(config.preload.clone()),
+            online: Mutex::new(online),
             stopping: watch::Sender::new(false),
             running: Mutex::new(Some(Running { housekeeper, placement, stores })),
             dir,
             config,
+            explicit,
         }))
     }
 
@@ -298,21 +361,60 @@ impl<D: DiskEngine> Node<D> {
         self.members.get(&store_id).ok_or(RequestError::StoreNotFound(store_id))
     }
 
-    /// What the plugins are configured with now.
-    pub fn preload_config(&self) -> preload_observer::Config {
-        self.preload.lock().clone()
+    /// The configuration that is in force.
+    pub fn current_config(&self) -> NodeConfig {
+        let mut config = self.online.lock().config.clone();
+        config.log.level = LogLevel(logger::level());
+        config
     }
 
-    /// Configures all plugins, or none.
+    /// Where the value of a key comes from: `online`, `command_line`, `file` or `default`.
+    pub fn source_of(&self, name: &str) -> &'static str {
+        let has_other_level = || name == "log.level" && self.config.log.level.0 != logger::level();
+        match name {
+            name if self.online.lock().changed.contains(name) || has_other_level() => "online",
+            name if self.explicit.command_line.contains(name) => "command_line",
+            name if self.explicit.file.contains(name) => "file",
+            _ => "default",
+        }
+    }
+
+    /// Makes all changes, by `section.key`, or none. Returns those that last until the node stops only, because something
+    /// else is set explicitly for the next start; all others are kept. To be called where waiting for the disk is in order.
     ///
     /// # Errors
-    /// When a value cannot be honoured.
-    pub fn set_preload_config(&self, config: preload_observer::Config) -> Result<(), preload_observer::ConfigError> {
-        let checked = config.check()?;
-        let mut current = self.preload.lock();
-        self.members.values().for_each(|member| member.plugin.set_config(checked.clone()));
-        *current = config;
-        Ok(())
+    /// When a value cannot be honoured, or the changes cannot be kept.
+    pub fn change_config(&self, changes: &BTreeMap<String, Value>) -> Result<Vec<String>, ChangeError> {
+        let mut online = self.online.lock();
+        let mut now = online.config.clone();
+        now.log.level = LogLevel(logger::level());
+        let next = change(&now, changes).map_err(ChangeError::Mistakes)?;
+        let preload = next.preload.check().expect("what can be changed to was checked");
+
+        let (next_values, start_values) = (values(&next), values(&self.config));
+        let (mut kept, mut changed) = (online.kept.config().clone(), online.changed.clone());
+        let mut until_restart = Vec::new();
+        for name in changes.keys() {
+            kept.remove(name);
+            changed.remove(name);
+            if next_values[name] == start_values[name] {
+                continue;
+            }
+            changed.insert(name.clone());
+            if self.explicit.has(name) {
+                until_restart.push(name.clone());
+            } else {
+                kept.insert(name.clone(), next_values[name].clone());
+            }
+        }
+        online.kept.keep_config(kept)?;
+
+        if next.preload != now.preload {
+            self.members.values().for_each(|member| member.plugin.set_config(preload.clone()));
+        }
+        logger::set_level(next.log.level.0);
+        (online.config, online.changed) = (next, changed);
+        Ok(until_restart)
     }
 
     /// What is pinned on every store.
@@ -320,16 +422,17 @@ impl<D: DiskEngine> Node<D> {
         self.members.values().next().map(|member| member.plugin.pinned()).unwrap_or_default()
     }
 
-    /// Pins a range on every store, until the node stops.
+    /// Pins a range on every store, until it is unpinned. Whether it was not pinned by hand before. To be called where waiting
+    /// for the disk is in order.
     ///
     /// # Errors
-    /// See [`PreloadObserver::pin`]; then it is pinned nowhere that it was not before.
-    pub fn pin(&self, range: &PinnedRange) -> Result<bool, preload_observer::PinError> {
-        let _one_at_a_time = self.preload.lock();
-        let mut is_new = false;
-        for member in self.members.values() {
-            // They all hold the same, so what the first accepts, all do.
-            is_new = member.plugin.pin(range)?;
+    /// See [`PreloadObserver::pin`], or when it cannot be kept; then it is pinned nowhere that it was not before.
+    pub fn pin(&self, range: &PinnedRange) -> Result<bool, ChangeError> {
+        let mut online = self.online.lock();
+        let is_new = self.on_each_plugin(|plugin| plugin.pin(range))?;
+        if is_new && let Err(error) = online.kept.keep_pinned(self.pinned_by_hand()) {
+            self.on_each_plugin(|plugin| plugin.unpin(range))?;
+            return Err(error.into());
         }
         Ok(is_new)
     }
@@ -337,14 +440,28 @@ impl<D: DiskEngine> Node<D> {
     /// Ends [`pin`](Self::pin) for exactly this range, and returns whether it was pinned by hand.
     ///
     /// # Errors
-    /// See [`PreloadObserver::unpin`].
-    pub fn unpin(&self, range: &PinnedRange) -> Result<bool, preload_observer::PinError> {
-        let _one_at_a_time = self.preload.lock();
-        let mut was_pinned = false;
-        for member in self.members.values() {
-            was_pinned = member.plugin.unpin(range)?;
+    /// See [`PreloadObserver::unpin`], or when that cannot be kept; then nothing has changed.
+    pub fn unpin(&self, range: &PinnedRange) -> Result<bool, ChangeError> {
+        let mut online = self.online.lock();
+        let was_pinned = self.on_each_plugin(|plugin| plugin.unpin(range))?;
+        if was_pinned && let Err(error) = online.kept.keep_pinned(self.pinned_by_hand()) {
+            self.on_each_plugin(|plugin| plugin.pin(range))?;
+            return Err(error.into());
         }
         Ok(was_pinned)
+    }
+
+    /// They all hold the same, so what the first says, all do.
+    fn on_each_plugin(&self, change: impl Fn(&PreloadObserver) -> Result<bool, PinError>) -> Result<bool, PinError> {
+        let mut outcome = false;
+        for member in self.members.values() {
+            outcome = change(&member.plugin)?;
+        }
+        Ok(outcome)
+    }
+
+    fn pinned_by_hand(&self) -> Vec<PinnedRange> {
+        self.pinned().into_iter().filter(|pin| !pin.is_configured).map(|pin| pin.range).collect()
     }
 
     /// Has the leader of a region ask the peer on a store to warm it up. Returns the number from which on the events come

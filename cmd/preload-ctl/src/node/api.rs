@@ -225,6 +225,8 @@ pub(super) struct ConfigEntry {
     #[serde(default)]
     pub(super) default: serde_json::Value,
     #[serde(default)]
+    pub(super) source: String,
+    #[serde(default)]
     pub(super) online: bool,
     #[serde(default)]
     pub(super) doc: String,

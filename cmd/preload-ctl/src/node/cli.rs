@@ -128,7 +128,7 @@ pub(crate) enum NodeCommand {
     /// The region's leader sends MsgPreLoadRegionRequest to the store's peer, as before a leader transfer. Each event that
     /// belongs to it is shown as it comes. Exit code 0 if the region is warm, 1 if the store refused or gave up.
     Preload(RegionAndStore),
-    /// Keep a region or a key range warm on the store that leads it, until the node stops
+    /// Keep a region or a key range warm on the store that leads it, until it is unpinned
     #[command(after_long_help = KEY_HELP)]
     Pin(RangeArgs),
     /// End a pin; the range must be the one that was pinned

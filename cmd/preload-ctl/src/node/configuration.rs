@@ -26,7 +26,7 @@ fn range(args: &RangeArgs) -> Value {
 
 pub(super) fn pin(context: &mut Context<'_>, args: &RangeArgs) -> Result<Exit> {
     let answer = context.client.post("/pins", range(args))?;
-    let line = if answer["pinned"] == false { "it was pinned already" } else { "pinned, until the node stops" };
+    let line = if answer["pinned"] == false { "it was pinned already" } else { "pinned, until it is unpinned" };
     context.say(&answer, line)
 }
 
@@ -54,7 +54,14 @@ pub(super) fn config(context: &mut Context<'_>, command: ConfigCommand) -> Resul
         ConfigCommand::Set { changes } => {
             let names: Vec<_> = changes.iter().map(|(key, _)| key.clone()).collect();
             let answer = context.client.post("/config", Value::Object(changes.into_iter().collect::<Map<_, _>>()))?;
-            context.say(&answer, &format!("changed: {}", names.join(", ")))
+            let until_restart = answer["until_restart"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let until_restart: Vec<&str> = until_restart.collect();
+            let mut line = format!("changed: {}", names.join(", "));
+            if !until_restart.is_empty() {
+                let those = until_restart.join(", ");
+                line += &format!("\nuntil the node stops, since its configuration file sets them: {those}");
+            }
+            context.say(&answer, &line)
         }
     }
 }
@@ -71,16 +78,22 @@ fn config_get(context: &mut Context<'_>, prefix: &str) -> Result<Exit> {
         }
         let rows = entries.iter().map(|entry| {
             let online = if entry.online { "yes" } else { "restart" };
-            vec![entry.key.clone(), plain(&entry.value), plain(&entry.default), online.to_owned()]
+            vec![entry.key.clone(), plain(&entry.value), plain(&entry.default), entry.source.clone(), online.to_owned()]
         });
-        Ok(table::write(out, &["KEY", "VALUE", "DEFAULT", "ONLINE"], rows.collect())?)
+        Ok(table::write(out, &["KEY", "VALUE", "DEFAULT", "SOURCE", "ONLINE"], rows.collect())?)
     })?;
     Ok(if entries.is_empty() { Exit::Finding } else { Exit::Ok })
 }
 
 /// One key: with what it means.
 fn describe(entry: &ConfigEntry, out: &mut dyn std::io::Write) -> Result<()> {
-    writeln!(out, "{} = {}", entry.key, plain(&entry.value))?;
+    let source = match entry.source.as_str() {
+        "online" => ", changed while the node runs",
+        "file" => ", from the configuration file",
+        "command_line" => ", from the command line",
+        _ => "",
+    };
+    writeln!(out, "{} = {}{source}", entry.key, plain(&entry.value))?;
     let online = if entry.online { "can be changed while the node runs" } else { "needs a restart to change" };
     writeln!(out, "default {}, {online}", plain(&entry.default))?;
     for paragraph in entry.doc.split("\n\n") {

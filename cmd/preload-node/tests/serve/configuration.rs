@@ -129,10 +129,83 @@ fn what_is_not_toml_is_reported_with_its_line() {
     assert!(!dir.path().join("data").exists());
 }
 
-fn value(node: &Node, key: &str) -> Value {
+fn entry(node: &Node, key: &str) -> Value {
     let entries = node.get("/config");
-    let entry = entries["entries"].as_array().unwrap().iter().find(|entry| entry["key"] == key).cloned();
-    entry.unwrap()["value"].clone()
+    entries["entries"].as_array().unwrap().iter().find(|entry| entry["key"] == key).unwrap().clone()
+}
+
+fn value(node: &Node, key: &str) -> Value {
+    entry(node, key)["value"].clone()
+}
+
+/// Where the values of these keys come from.
+fn sources<const N: usize>(node: &Node, keys: [&str; N]) -> [String; N] {
+    keys.map(|key| entry(node, key)["source"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn what_is_changed_online_and_pinned_by_hand_is_there_after_a_restart() {
+    const KEYS: [&str; 5] = [
+        "preload.warmup-timeout",
+        "preload.reconcile-interval",
+        "log.level",
+        "node.data-dir",
+        "preload.probe-interval",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let file = "[preload]\nreconcile-interval = \"7s\"\n";
+    let node = Node::start_with(dir.path(), &[], file);
+    assert_eq!(sources(&node, KEYS), ["default", "file", "default", "command_line", "default"]);
+    let changes =
+        json!({ "preload.warmup-timeout": "5000ms", "preload.reconcile-interval": "1s", "log.level": "warn" });
+    let changed = node.post("/config", changes);
+    assert_eq!(changed["until_restart"], json!(["preload.reconcile-interval"]), "the file sets it: {changed}");
+    assert_eq!(sources(&node, KEYS), ["online", "online", "online", "command_line", "default"]);
+    assert_eq!(node.post("/pins", json!({ "region": 1 })), json!({ "pinned": true }));
+    node.kill();
+
+    let node = Node::start_with(dir.path(), &[], file);
+    assert_eq!(KEYS.map(|key| value(&node, key))[..3], [json!("5s"), json!("7s"), json!("warn")]);
+    assert_eq!(node.get("/log-level"), json!({ "level": "warn" }));
+    assert_eq!(sources(&node, KEYS), ["online", "file", "online", "command_line", "default"]);
+    assert_eq!(node.get("/pins")["pins"][0]["source"], "manual");
+    test_raftstore::wait::until("the pinned region to be warm", || node.cache_state(1, node.leader(1)) == "active");
+    // Two that are not kept: one for the moment, one that is as the node was started with.
+    node.http().send("PUT", "/log-level", Some(json!({ "level": "debug" }))).ok();
+    node.post("/config", json!({ "preload.warmup-timeout": entry(&node, KEYS[0])["default"] }));
+    assert_eq!(sources(&node, KEYS)[0], "default");
+    assert_eq!(node.http().send("DELETE", "/pins", Some(json!({ "region": 1 }))).ok(), json!({ "unpinned": true }));
+    node.stop();
+
+    // The file goes first, and what it has overruled does not come back.
+    for (file, level, source) in [("[log]\nlevel = \"error\"\n", "error", "file"), ("", "info", "default")] {
+        let node = Node::start_with(dir.path(), &[], file);
+        assert_eq!((value(&node, "log.level"), sources(&node, ["log.level"])), (json!(level), [source.to_owned()]));
+        assert_eq!(sources(&node, KEYS)[0], "default");
+        assert_eq!(node.get("/pins"), json!({ "pins": [] }));
+        node.stop();
+    }
+}
+
+#[test]
+fn what_was_kept_and_cannot_be_honoured_stops_the_start_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().join("data/online.json");
+    fs::create_dir(dir.path().join("data")).unwrap();
+    for (text, words) in [
+        ("{", "online.json cannot be understood"),
+        ("{\"config\": {\"preload.probe-interval\": \"1h\"}}", "probe-interval = \"1h\""),
+        ("{\"config\": {\"preload.no-such\": 1}}", "there is no key preload.no-such"),
+        ("{\"pinned\": [{\"start-key\": \"b\", \"end-key\": \"a\"}]}", "start-key = \"b\""),
+    ] {
+        fs::write(&kept, text).unwrap();
+        let mut serve = command(&["serve", "--status-addr", "127.0.0.1:0", "--data-dir"]);
+        let serve = serve.arg(dir.path().join("data")).output().unwrap();
+        let stderr = String::from_utf8(serve.stderr).unwrap();
+        assert_eq!(serve.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(words) && stderr.contains("online.json"), "{text}: {stderr}");
+        assert_eq!(fs::read_to_string(&kept).unwrap(), text, "it is left as it is");
+    }
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub trait Section: Serialize + DeserializeOwned {
 }
 
 /// A key that cannot have its value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mistake {
     /// `section.key`.
     pub key: String,
@@ -148,6 +148,16 @@ pub fn read(text: &str) -> Result<NodeConfig, Vec<FileMistake>> {
     let mut mistakes = reader.mistakes;
     mistakes.sort_by(|left, right| (left.line, &left.key).cmp(&(right.line, &right.key)));
     if mistakes.is_empty() { Ok(config) } else { Err(mistakes) }
+}
+
+/// The keys that `text`, in TOML, sets, as `section.key`.
+pub fn keys_of(text: &str) -> BTreeSet<String> {
+    let sections: toml::Table = toml::from_str(text).unwrap_or_default();
+    let keys = |(section, values): (&String, &toml::Value)| {
+        let names = values.as_table().into_iter().flat_map(toml::Table::keys);
+        names.map(|key| format!("{section}.{key}")).collect::<Vec<_>>()
+    };
+    sections.iter().flat_map(keys).collect()
 }
 
 struct Reader<'a> {

@@ -5,7 +5,7 @@
 //!
 //! # How it works
 //! [`NodeConfig`] is what a file says, section by section; each section is a struct with serde, here or in the crate that
-//! it configures. [`check`] reads a file and says all that is wrong with it. [`render`] prints it with comments. [`docs`]
+//! it configures. [`check`] reads a file and says all that is wrong with it, [`change`] a change while the node runs. [`render`] prints it with comments. [`docs`]
 //! are the doc comments of the structs' fields, which the build script collects.
 //!
 //! # Invariants
@@ -14,6 +14,7 @@
 //! # What it must not do
 //! Correct a value, or read a file that it was not given.
 
+pub mod change;
 pub mod check;
 pub mod docs;
 pub mod render;

@@ -4,38 +4,28 @@ use std::collections::BTreeMap;
 
 use axum::{Json, extract::State};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tikv_util::{info, logger};
+use tokio::task;
 
 use super::{
     SharedApp, body,
-    error::{ApiError, ApiResult, Mistake},
+    error::{ApiError, ApiResult},
 };
 use crate::{
-    config::{
-        LogLevel, LogSection, NodeConfig,
-        check::{Section, assemble},
-        docs::KEYS,
-        is_online,
-    },
+    config::{LogLevel, NodeConfig, change::values, docs::KEYS, is_online},
     engine::DiskEngine,
+    node::{ChangeError, Node},
 };
 
-/// The configuration as it is in force.
-fn current<D: DiskEngine>(app: &SharedApp<D>) -> NodeConfig {
-    let mut config = app.node.config().clone();
-    config.preload = app.node.preload_config();
-    config.log.level = LogLevel(logger::level());
-    config
-}
-
 pub(super) async fn list<D: DiskEngine>(State(app): State<SharedApp<D>>) -> Json<Value> {
-    let (values, defaults) = (json!(current(&app)), json!(NodeConfig::default()));
+    let (values, defaults) = (values(&app.node.current_config()), values(&NodeConfig::default()));
     let entry = |known: &crate::config::docs::KeyDoc| {
         json!({
             "key": known.name(),
-            "value": values[known.section][known.key],
-            "default": defaults[known.section][known.key],
+            "value": values[&known.name()],
+            "default": defaults[&known.name()],
+            "source": app.node.source_of(&known.name()),
             "online": is_online(known.section, known.key),
             "doc": known.doc,
         })
@@ -43,61 +33,28 @@ pub(super) async fn list<D: DiskEngine>(State(app): State<SharedApp<D>>) -> Json
     Json(json!({ "entries": KEYS.iter().map(entry).collect::<Vec<_>>() }))
 }
 
-/// All or nothing.
+/// All or nothing, and kept for the next start.
 pub(super) async fn change<D: DiskEngine>(
     State(app): State<SharedApp<D>>,
-    body::Json(changes): body::Json<Map<String, Value>>,
+    body::Json(changes): body::Json<BTreeMap<String, Value>>,
 ) -> ApiResult<Json<Value>> {
     if changes.is_empty() {
         return Err(ApiError::bad_request("no key is named, as in {\"preload.warmup-timeout\": \"5s\"}"));
     }
-    let mut mistakes = Vec::new();
-    let mut sections: BTreeMap<&'static str, BTreeMap<String, Value>> = BTreeMap::new();
-    for (name, value) in &changes {
-        let known = KEYS.iter().find(|known| known.name() == *name);
-        match known {
-            Some(known) if is_online(known.section, known.key) => {
-                sections.entry(known.section).or_default().insert(known.key.to_owned(), value.clone());
-            }
-            Some(_) => mistakes.push(Mistake {
-                key: name.clone(),
-                value: value.clone(),
-                message: format!("{name} cannot be changed while the node runs"),
-            }),
-            None => mistakes.push(Mistake {
-                key: name.clone(),
-                value: value.clone(),
-                message: format!("there is no key {name}"),
-            }),
-        }
-    }
-    let now = current(&app);
-    let preload = put_over(&now.preload, sections.remove(preload_observer::Config::NAME), &mut mistakes);
-    let log = put_over(&now.log, sections.remove(LogSection::NAME), &mut mistakes);
-    if !mistakes.is_empty() {
-        return Err(ApiError::mistakes(mistakes));
-    }
-    if let Some(preload) = preload {
-        // It was checked just now.
-        app.node.set_preload_config(preload).map_err(|error| ApiError::bad_request(error.to_string()))?;
-    }
-    if let Some(log) = log {
-        logger::set_level(log.level.0);
-    }
-    let names: Vec<&String> = changes.keys().collect();
+    let names: Vec<String> = changes.keys().cloned().collect();
+    let until_restart = and_keep(&app, move |node| node.change_config(&changes)).await?;
     info!("configuration is changed"; "keys" => ?names);
-    Ok(Json(json!({ "changed": names })))
+    Ok(Json(json!({ "changed": names, "until_restart": until_restart })))
 }
 
-fn put_over<S: Section>(base: &S, values: Option<BTreeMap<String, Value>>, mistakes: &mut Vec<Mistake>) -> Option<S> {
-    match assemble(base, &values?) {
-        Ok(section) => Some(section),
-        Err(found) => {
-            let found = found.into_iter();
-            mistakes.extend(found.map(|found| Mistake { key: found.key, value: found.value, message: found.message }));
-            None
-        }
-    }
+/// Makes a change that is written to the disk.
+pub(super) async fn and_keep<D: DiskEngine, T: Send + 'static>(
+    app: &SharedApp<D>,
+    change: impl FnOnce(&Node<D>) -> Result<T, ChangeError> + Send + 'static,
+) -> ApiResult<T> {
+    let node = app.node.clone();
+    let changed = task::spawn_blocking(move || change(&node)).await;
+    Ok(changed.map_err(|_| ApiError::unavailable("the node is stopping"))??)
 }
 
 #[derive(Deserialize)]
@@ -110,6 +67,7 @@ pub(super) async fn log_level() -> Json<Value> {
     Json(json!({ "level": LogLevel(logger::level()).name() }))
 }
 
+/// Until the node stops: who looks for something wants more lines now, and not after the next start.
 pub(super) async fn set_log_level<D: DiskEngine>(
     State(_): State<SharedApp<D>>,
     body::Json(Level { level }): body::Json<Level>,

@@ -5,9 +5,13 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use preload_observer::PinError;
 
-use crate::{kv::KvError, node::RequestError};
+use crate::{
+    config::check::Mistake,
+    kv::KvError,
+    node::{ChangeError, RequestError},
+};
 
 /// An HTTP status, a code that scripts can tell apart, and a message for people.
 #[derive(Debug)]
@@ -19,14 +23,6 @@ pub(crate) struct ApiError {
     operator: Option<u64>,
     /// Each mistake of a request that has several.
     errors: Vec<Mistake>,
-}
-
-/// What is wrong with one key of a request.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Mistake {
-    pub(crate) key: String,
-    pub(crate) value: serde_json::Value,
-    pub(crate) message: String,
 }
 
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
@@ -99,6 +95,19 @@ impl From<RequestError> for ApiError {
             RequestError::RegionNotFound(_) => Self::new(StatusCode::NOT_FOUND, "region_not_found", message),
             RequestError::Refused(_) => Self::refused(message),
             RequestError::Stopping => Self::unavailable(message),
+        }
+    }
+}
+
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Mistakes(mistakes) => Self::mistakes(mistakes),
+            ChangeError::Pin(PinError::Key { .. } | PinError::EmptyRange { .. }) => {
+                Self::bad_request("start_key must be smaller than end_key")
+            }
+            ChangeError::Pin(PinError::TooMany { .. }) => Self::refused(error.to_string()),
+            ChangeError::NotKept(_) => Self::unavailable(with_causes(&error)),
         }
     }
 }

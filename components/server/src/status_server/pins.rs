@@ -1,13 +1,14 @@
 //! Key ranges that are kept warm.
 
 use axum::{Json, extract::State};
-use preload_observer::{PinError, PinnedRange};
+use preload_observer::PinnedRange;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     SharedApp,
     body::{self, Hex},
+    configuration::and_keep,
     error::{ApiError, ApiResult},
 };
 use crate::{
@@ -40,17 +41,6 @@ impl Range {
     }
 }
 
-impl From<PinError> for ApiError {
-    fn from(error: PinError) -> Self {
-        match error {
-            PinError::Key { .. } | PinError::EmptyRange { .. } => {
-                Self::bad_request("start_key must be smaller than end_key")
-            }
-            PinError::TooMany { .. } => Self::refused(error.to_string()),
-        }
-    }
-}
-
 pub(super) async fn list<D: DiskEngine>(State(app): State<SharedApp<D>>) -> ApiResult<Json<Value>> {
     let redact = app.node.config().security.redact_keys;
     let pins = app.node.pinned();
@@ -76,7 +66,8 @@ pub(super) async fn pin<D: DiskEngine>(
     body::Json(range): body::Json<Range>,
 ) -> ApiResult<Json<Value>> {
     let range = range.resolve(&app)?;
-    Ok(Json(json!({ "pinned": app.node.pin(&range)? })))
+    let pinned = and_keep(&app, move |node| node.pin(&range)).await?;
+    Ok(Json(json!({ "pinned": pinned })))
 }
 
 pub(super) async fn unpin<D: DiskEngine>(
@@ -84,7 +75,7 @@ pub(super) async fn unpin<D: DiskEngine>(
     body::Json(range): body::Json<Range>,
 ) -> ApiResult<Json<Value>> {
     let range = range.resolve(&app)?;
-    if app.node.unpin(&range)? {
+    if and_keep(&app, move |node| node.unpin(&range)).await? {
         Ok(Json(json!({ "unpinned": true })))
     } else {
         Err(ApiError::not_found("this very range is not pinned by hand"))

@@ -181,6 +181,7 @@ impl World {
     /// Looks at a snapshot that was kept, and lets it go.
     pub(super) fn release(&mut self, held: Held) -> Checked {
         let Held { store_id, mut memory, checksum } = held;
+        let mut collected = None;
         if let Some(run) = self.running(store_id) {
             let region = memory.region();
             let (cache, coverage) = (run.engine.cache().clone(), self.coverage.clone());
@@ -193,11 +194,19 @@ impl World {
                 if held_snapshots::checksum(&now)? != checksum {
                     coverage.hit(Seam::HeldThroughWrite);
                 }
-                if self.plan.sabotage == Some(Sabotage::HeldSnapshotMoves) {
-                    memory = now;
+                match self.plan.sabotage {
+                    Some(Sabotage::HeldSnapshotMoves) => memory = now,
+                    Some(Sabotage::SnapshotsCollected) if now.collected_to() > memory.collected_to() => {
+                        collected = Some(now);
+                    }
+                    _ => {}
                 }
             }
         }
-        held_snapshots::check(store_id, &memory, checksum)
+        let found = match collected {
+            Some(now) => held_snapshots::checksum_of_what_is_left(&memory, &now)?,
+            None => held_snapshots::checksum(&memory)?,
+        };
+        held_snapshots::check(store_id, &memory, found, checksum)
     }
 }

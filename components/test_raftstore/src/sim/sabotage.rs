@@ -48,6 +48,10 @@ sabotages! {
     PieceKeepsRange: "piece-keeps-range" => ["cached-ranges"],
     /// A snapshot that is held shows what is in the cache now.
     HeldSnapshotMoves: "held-snapshot-moves" => ["held-snapshots"],
+    /// Garbage collection drops versions that a held snapshot still needs, as in tikv/tikv#17282. The cache cannot be made to do
+    /// that: what it collects it replaces, and a snapshot shares what was there before. So the snapshot is read without what the
+    /// region's data lacks by then.
+    SnapshotsCollected: "snapshots-collected" => ["held-snapshots"],
     /// Readers are not told of locks.
     LocksPassedOver: "locks-passed-over" => ["mvcc-reads"],
     /// The cache is not told that a merge was rolled back, as in tikv/tikv#18008.

@@ -35,6 +35,7 @@ fn what_is_broken_is_noticed_by_the_check_that_stands_for_it() {
         Sabotage::CacheMissesWrites,
         Sabotage::PieceKeepsRange,
         Sabotage::HeldSnapshotMoves,
+        Sabotage::SnapshotsCollected,
         Sabotage::LocksPassedOver,
         Sabotage::AnswerDropped,
         Sabotage::AnswerDuplicated,

@@ -42,6 +42,19 @@ const GC_RUN_INTERVAL_MIN: ReadableDuration = ReadableDuration::millis(100);
 /// Less than this does not even bring in one step of a load per second.
 const LOAD_RATE_LIMIT_MIN: ReadableSize = ReadableSize::kb(64);
 
+/// A region of default size every half minute is about 3 MiB per second of reading: a compaction is ten times that. With the
+/// default capacity, everything that is cached has been compared within minutes.
+const DEFAULT_CROSS_CHECK_INTERVAL: ReadableDuration = ReadableDuration::secs(30);
+
+/// More often than this, and an empty cache would keep a thread busy.
+const CROSS_CHECK_INTERVAL_MIN: ReadableDuration = ReadableDuration::millis(100);
+
+/// A region of default size takes three seconds, and a tenth of a core while it does.
+const DEFAULT_CROSS_CHECK_RATE_LIMIT: ReadableSize = ReadableSize::mb(32);
+
+/// Slower than this, and what is evicted meanwhile is not freed for a noticeable time: between two steps, nobody looks.
+const CROSS_CHECK_RATE_LIMIT_MIN: ReadableSize = ReadableSize::mb(1);
+
 /// The section `[in-memory-engine]`. None of the keys can be changed online.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -64,6 +77,11 @@ pub struct RegionCacheEngineConfig {
     pub load_rate_limit: Option<ReadableSize>,
     /// How often versions below the safe point are looked for, at least 100ms.
     pub gc_run_interval: ReadableDuration,
+    /// Pause before another cached region is compared with the disk, at least 100ms; `0s` switches the comparison off. A
+    /// region that differs is evicted, counted in `tikv_in_memory_engine_cross_check_total`, and named in the log.
+    pub cross_check_interval: ReadableDuration,
+    /// How many bytes per second the comparison reads from the disk, at least 1MiB.
+    pub cross_check_rate_limit: ReadableSize,
 }
 
 impl Default for RegionCacheEngineConfig {
@@ -76,6 +94,8 @@ impl Default for RegionCacheEngineConfig {
             load_threads: DEFAULT_LOAD_THREADS,
             load_rate_limit: None,
             gc_run_interval: DEFAULT_GC_RUN_INTERVAL,
+            cross_check_interval: DEFAULT_CROSS_CHECK_INTERVAL,
+            cross_check_rate_limit: DEFAULT_CROSS_CHECK_RATE_LIMIT,
         }
     }
 }
@@ -90,6 +110,10 @@ pub struct Limits {
     /// Per thread and second.
     pub load_rate_limit_bytes: Option<usize>,
     pub gc_run_interval: Duration,
+    /// `None` when regions are not compared with the disk.
+    pub cross_check_interval: Option<Duration>,
+    /// Per second.
+    pub cross_check_rate_limit_bytes: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -149,6 +173,22 @@ impl RegionCacheEngineConfig {
                 min: GC_RUN_INTERVAL_MIN.to_string(),
             });
         }
+        let is_cross_checked = self.cross_check_interval.0 > Duration::ZERO;
+        if is_cross_checked && self.cross_check_interval < CROSS_CHECK_INTERVAL_MIN {
+            return Err(ConfigError::TooSmall {
+                key: "cross-check-interval",
+                value: self.cross_check_interval.to_string(),
+                min: CROSS_CHECK_INTERVAL_MIN.to_string(),
+            });
+        }
+        let cross_check_rate_limit_bytes = checked_size("cross-check-rate-limit", self.cross_check_rate_limit)?;
+        if self.cross_check_rate_limit < CROSS_CHECK_RATE_LIMIT_MIN {
+            return Err(ConfigError::TooSmall {
+                key: "cross-check-rate-limit",
+                value: self.cross_check_rate_limit.to_string(),
+                min: CROSS_CHECK_RATE_LIMIT_MIN.to_string(),
+            });
+        }
         Ok(Limits {
             capacity_bytes,
             evict_threshold_bytes,
@@ -156,6 +196,8 @@ impl RegionCacheEngineConfig {
             load_threads: self.load_threads,
             load_rate_limit_bytes,
             gc_run_interval: self.gc_run_interval.0,
+            cross_check_interval: is_cross_checked.then_some(self.cross_check_interval.0),
+            cross_check_rate_limit_bytes,
         })
     }
 }
@@ -243,6 +285,16 @@ mod tests {
             error(RegionCacheEngineConfig { gc_run_interval: ReadableDuration::millis(99), ..valid.clone() }),
             "in-memory-engine.gc-run-interval = 99ms is less than 100ms"
         );
+        assert_eq!(
+            error(RegionCacheEngineConfig { cross_check_interval: ReadableDuration::millis(99), ..valid.clone() }),
+            "in-memory-engine.cross-check-interval = 99ms is less than 100ms"
+        );
+        assert_eq!(
+            error(RegionCacheEngineConfig { cross_check_rate_limit: ReadableSize::kb(1023), ..valid.clone() }),
+            "in-memory-engine.cross-check-rate-limit = 1023KiB is less than 1MiB"
+        );
+        let off = RegionCacheEngineConfig { cross_check_interval: ReadableDuration::secs(0), ..valid.clone() };
+        assert_eq!(off.validate().unwrap().cross_check_interval, None);
         for capacity in [ReadableSize(0), ReadableSize(u64::MAX)] {
             let message = error(RegionCacheEngineConfig { capacity, ..valid.clone() });
             assert!(message.starts_with(&format!("in-memory-engine.capacity = {capacity} is not within")), "{message}");

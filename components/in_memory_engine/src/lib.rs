@@ -16,10 +16,11 @@
 //!   peers, which is TiKV's behavior).
 //!
 //! **Must not** know of transactions or Raft, nor of MVCC but for what is garbage; nor do I/O anywhere but on its load
-//! threads.
+//! and cross-check threads.
 //!
 //! [`load_region`]: engine_traits::RegionCacheEngineExt::load_region
 
+mod audit;
 mod block;
 mod cached_region;
 mod config;
@@ -41,6 +42,7 @@ mod snapshot;
 mod workers;
 mod write;
 
+pub use audit::{Audit, AuditOutcome, AuditProgress, Audited, Difference, DifferenceKind};
 pub use config::{ConfigError, Limits, RegionCacheEngineConfig};
 pub use cursor::RegionCacheIterator;
 pub use engine::{RegionCacheEngine, RegionStatus};

@@ -4,7 +4,7 @@
 //!
 //! **How it works.** All label values are known at compile time and looked up once, so that counting is one atomic add.
 //!
-//! **Invariants.** Every reason to evict and every outcome of a load or of a snapshot has a label of its own. Gauges are
+//! **Invariants.** Every reason to evict and every outcome of a load, a snapshot or a cross-check has a label of its own. Gauges are
 //! the sum over the engines of the process.
 //!
 //! **Must not** carry region ids: the number of label values is fixed.
@@ -13,11 +13,11 @@ use std::sync::LazyLock;
 
 use engine_traits::{EvictReason, FailedReason};
 use prometheus::{
-    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter_vec, register_int_gauge,
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter, register_int_counter_vec, register_int_gauge,
     register_int_gauge_vec,
 };
 
-use crate::{config::Limits, load::LoadOutcome};
+use crate::{audit::AuditOutcome, config::Limits, load::LoadOutcome};
 
 pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 
@@ -54,6 +54,11 @@ pub(crate) struct Metrics {
     snapshots_not_cached: IntCounter,
     snapshots_too_old_read: IntCounter,
     snapshots_epoch_not_match: IntCounter,
+    cross_checks_same: IntCounter,
+    cross_checks_different: IntCounter,
+    cross_checks_cancelled: IntCounter,
+    cross_checks_failed: IntCounter,
+    pub(crate) cross_check_bytes: IntCounter,
 }
 
 impl Metrics {
@@ -65,6 +70,11 @@ impl Metrics {
         let snapshots = counter_vec(
             "tikv_in_memory_engine_snapshot_total",
             "Snapshots that the cache was asked for, by result.",
+            "result",
+        );
+        let cross_checks = counter_vec(
+            "tikv_in_memory_engine_cross_check_total",
+            "Cached regions that were compared with the disk, by result.",
             "result",
         );
         Metrics {
@@ -88,6 +98,15 @@ impl Metrics {
             snapshots_not_cached: snapshots.with_label_values(&["not_cached"]),
             snapshots_too_old_read: snapshots.with_label_values(&["too_old_read"]),
             snapshots_epoch_not_match: snapshots.with_label_values(&["epoch_not_match"]),
+            cross_checks_same: cross_checks.with_label_values(&["same"]),
+            cross_checks_different: cross_checks.with_label_values(&["different"]),
+            cross_checks_cancelled: cross_checks.with_label_values(&["cancelled"]),
+            cross_checks_failed: cross_checks.with_label_values(&["failed"]),
+            cross_check_bytes: register_int_counter!(
+                "tikv_in_memory_engine_cross_check_bytes_total",
+                "What was read of the disk to compare it with cached regions."
+            )
+            .expect(UNIQUE),
         }
     }
 
@@ -100,6 +119,15 @@ impl Metrics {
             LoadOutcome::Active => &self.loads_active,
             LoadOutcome::Cancelled => &self.loads_cancelled,
             LoadOutcome::Failed => &self.loads_failed,
+        }
+    }
+
+    pub(crate) fn cross_checks(&self, outcome: AuditOutcome) -> &IntCounter {
+        match outcome {
+            AuditOutcome::Same => &self.cross_checks_same,
+            AuditOutcome::Different => &self.cross_checks_different,
+            AuditOutcome::Cancelled => &self.cross_checks_cancelled,
+            AuditOutcome::Failed => &self.cross_checks_failed,
         }
     }
 

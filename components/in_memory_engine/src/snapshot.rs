@@ -18,7 +18,7 @@ use kvproto::metapb::Region;
 
 use crate::{
     RegionCacheEngine, RegionCacheIterator, RegionState, cached_region::CachedRegion, family::Family, metrics::METRICS,
-    region_data::RegionData,
+    region_data::RegionData, region_table::Incarnation,
 };
 
 /// Why a snapshot of the cache cannot answer. A mistake of the caller: it must not go unnoticed.
@@ -118,6 +118,15 @@ impl RegionCacheSnapshot {
     /// Of the versions that only readers below this timestamp see, some may be missing.
     pub fn collected_to(&self) -> u64 {
         self.data.collected_to()
+    }
+
+    /// For who does not read on behalf of anybody: no read is counted.
+    pub(crate) fn uncounted(data: Arc<RegionData>, region: Arc<CachedRegion>) -> Self {
+        Self { data, region }
+    }
+
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        self.region.incarnation
     }
 
     pub(crate) fn sequence(&self) -> u64 {

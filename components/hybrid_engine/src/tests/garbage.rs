@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use engine_traits::{CacheRegion, Cf, FailedReason, KvEngine, Snapshot, WriteBatch};
-use in_memory_engine::RegionCacheSnapshot;
+use in_memory_engine::{AuditOutcome, RegionCacheSnapshot};
 use proptest::{collection::vec, prelude::*};
 use txn_types::{Key, TimeStamp, Write, WriteType};
 
@@ -114,6 +114,9 @@ proptest! {
             }
         }
         held.extend(cached(&engine, &everything()).ok().map(|snapshot| (snapshot, ts)));
+        if let Some(mut audit) = audit(&engine, everything().id, 3) {
+            prop_assert_eq!(outcome(&mut audit), AuditOutcome::Same, "{:?}", audit.difference());
+        }
         for (snapshot, last_ts) in &held {
             check(snapshot, &model, *last_ts);
         }

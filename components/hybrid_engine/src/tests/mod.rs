@@ -1,5 +1,6 @@
 //! The rule that all else is for: the cache equals the disk.
 
+mod audit;
 mod concurrent;
 mod conformance;
 mod garbage;

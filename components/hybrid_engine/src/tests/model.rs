@@ -2,7 +2,7 @@
 
 use engine_test::MemSnapshot;
 use engine_traits::{CacheRegion, Cf, EvictReason, KvEngine, WriteBatch};
-use in_memory_engine::{LoadJob, LoadProgress, RegionCacheSnapshot, RegionState};
+use in_memory_engine::{Audit, AuditOutcome, AuditProgress, LoadJob, LoadProgress, RegionCacheSnapshot, RegionState};
 use proptest::{collection::vec, prelude::*, sample::Index};
 use txn_types::{Key, Lock, LockType, TimeStamp, Write, WriteType};
 
@@ -50,6 +50,8 @@ enum Op {
     ReplaceBySnapshot { region: Index, record: Vec<(u8, Record)> },
     HoldSnapshot(Index),
     DropSnapshot(Index),
+    BeginAudit(Index),
+    StepAudit { audit: Index, steps: usize },
     Housekeep,
 }
 
@@ -91,6 +93,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (any::<Index>(), records()).prop_map(|(region, record)| Op::ReplaceBySnapshot { region, record }),
         3 => any::<Index>().prop_map(Op::HoldSnapshot),
         2 => any::<Index>().prop_map(Op::DropSnapshot),
+        4 => any::<Index>().prop_map(Op::BeginAudit),
+        12 => (any::<Index>(), 1..8usize).prop_map(|(audit, steps)| Op::StepAudit { audit, steps }),
         3 => Just(Op::Housekeep),
     ]
 }
@@ -139,6 +143,7 @@ struct Model {
     next_id: u64,
     loads: Vec<LoadJob<MemSnapshot>>,
     held: Vec<(RegionCacheSnapshot, MemSnapshot)>,
+    audits: Vec<Audit<MemSnapshot>>,
     /// How often a region could be read from memory: a run in which it never could proves nothing.
     memory_reads: usize,
 }
@@ -152,6 +157,7 @@ impl Model {
             next_id: 2,
             loads: Vec::new(),
             held: Vec::new(),
+            audits: Vec::new(),
             memory_reads: 0,
         }
     }
@@ -208,6 +214,25 @@ impl Model {
                     self.held.swap_remove(index.index(self.held.len()));
                 }
             }
+            Op::BeginAudit(index) => {
+                let region_id = index.get(&self.regions).id;
+                self.audits.extend(engine.cache().begin_audit(region_id, || engine.disk().snapshot()));
+            }
+            Op::StepAudit { audit, steps } => {
+                if !self.audits.is_empty() {
+                    let index = audit.index(self.audits.len());
+                    let audit = &mut self.audits[index];
+                    if (0..steps).any(|_| audit.step(7) != AuditProgress::More) {
+                        let (region, difference) = (audit.region(), audit.difference());
+                        let is_sound = matches!(
+                            audit.step(7),
+                            AuditProgress::Done(AuditOutcome::Same | AuditOutcome::Cancelled)
+                        );
+                        assert!(is_sound, "{region}: {difference:?}");
+                        self.audits.swap_remove(index);
+                    }
+                }
+            }
             Op::Housekeep => engine.cache().housekeep(),
         }
         self.check();
@@ -255,6 +280,8 @@ impl Model {
         assert!(cache.usage_bytes() <= self.capacity_bytes);
         for region in &self.regions {
             if check_equals_disk(&self.engine, region) {
+                let mut audit = audit(&self.engine, region.id, 100).unwrap();
+                assert_eq!(outcome(&mut audit), AuditOutcome::Same, "{:?}", audit.difference());
                 self.memory_reads += 1;
                 let (memory, disk) = (cached(&self.engine, region).unwrap(), self.engine.disk().snapshot());
                 check_mvcc_equals(&memory, &disk);
@@ -274,6 +301,7 @@ impl Model {
         }
         self.loads.clear();
         self.held.clear();
+        self.audits.clear();
         self.engine.cache().housekeep();
         assert_eq!((self.engine.cache().usage_bytes(), self.engine.cache().regions()), (0, vec![]));
         self.memory_reads

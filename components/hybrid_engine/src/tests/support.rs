@@ -1,12 +1,12 @@
 use std::time::{Duration, Instant};
 
-use engine_test::{MemDisk, MemEngine};
+use engine_test::{MemDisk, MemEngine, MemSnapshot};
 use engine_traits::{
     CacheRegion, Cf, EvictReason, FailedReason, IterBounds, Iterator, KvEngine, RegionCacheEngineExt, RegionEvent,
     Snapshot, WriteBatch,
 };
 use in_memory_engine::{
-    LoadOutcome, LoadProgress, RegionCacheEngine, RegionCacheEngineConfig, RegionCacheSnapshot, RegionState,
+    Audit, AuditOutcome, AuditProgress, LoadOutcome, LoadProgress, RegionCacheEngine, RegionCacheEngineConfig, RegionCacheSnapshot, RegionState,
 };
 use tikv_util::config::ReadableSize;
 use txn_types::TimeStamp;
@@ -118,6 +118,20 @@ pub(super) fn check_equals_disk(engine: &Engine, region: &CacheRegion) -> bool {
     let Ok(memory) = cached(engine, region) else { return false };
     assert_eq!(contents(&memory, region), contents(&engine.disk().snapshot(), region), "{region}");
     true
+}
+
+/// Compares the region with this id with the disk, at once, in steps of `entries_max`; `None` if it is not active.
+pub(super) fn audit(engine: &Engine, region_id: u64, entries_max: usize) -> Option<Audit<MemSnapshot>> {
+    let mut audit = engine.cache().begin_audit(region_id, || engine.disk().snapshot())?;
+    while audit.step(entries_max) == AuditProgress::More {}
+    Some(audit)
+}
+
+pub(super) fn outcome(audit: &mut Audit<impl Snapshot>) -> AuditOutcome {
+    match audit.step(1) {
+        AuditProgress::Done(outcome) => outcome,
+        AuditProgress::More => panic!("the audit is not done"),
+    }
 }
 
 /// When a test that waits for threads gives up.

@@ -90,6 +90,8 @@ seams! {
     ReadLocked: "a read from memory finds a lock that blocks",
     ReadPastLock: "a read from memory passes a lock over",
     VersionCollected: "a version is garbage-collected",
+    AuditEnded: "a cached region has been compared with the disk",
+    AuditCancelled: "a region leaves the cache while it is compared",
     HeldThroughEviction: "a snapshot is held while its region is evicted",
     HeldThroughSplit: "a snapshot is held while its region is split",
     HeldThroughWrite: "a snapshot is held while its region is written to",

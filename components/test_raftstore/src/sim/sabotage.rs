@@ -43,7 +43,7 @@ sabotages! {
     /// The cache is not told of snapshots.
     NotEvictedOnSnapshot: "not-evicted-on-snapshot" => ["snapshots-evict (I5)"],
     /// Writes reach the disk and not the cache.
-    CacheMissesWrites: "cache-misses-writes" => ["cache-equals-disk"],
+    CacheMissesWrites: "cache-misses-writes" => ["cache-equals-disk", "cross-check"],
     /// A cached region that is split takes the new version and keeps its range.
     PieceKeepsRange: "piece-keeps-range" => ["cached-ranges"],
     /// A snapshot that is held shows what is in the cache now.

@@ -47,7 +47,7 @@ use super::{
     plan::{Plan, Setup},
     rng::SimRng,
     sabotage::Sabotage,
-    surroundings::{Bell, CacheSpy, Loader, Outbox, Surroundings},
+    surroundings::{Auditor, Bell, CacheSpy, Loader, Outbox, Surroundings},
     workers::{LANES, Lane, Worker},
 };
 
@@ -71,6 +71,7 @@ pub(super) struct Running {
     /// When the plugin's worker wakes up.
     pub(super) plugin_due: Option<Duration>,
     pub(super) loader: Arc<Mutex<Loader>>,
+    pub(super) auditor: Auditor,
     outbox: Outbox,
     pub(super) log_writes: VecDeque<LogWrite>,
     /// Answers to log writes that wait for the sync.
@@ -129,6 +130,7 @@ impl SimStore {
             rng.next(),
         );
         let loader = Arc::new(Mutex::new(Loader::new(engine.clone(), rng.fork(), surroundings.coverage.clone())));
+        let auditor = Auditor::new(engine.clone(), surroundings.coverage.clone());
         let mut host = CoprocessorHost::default();
         let observers = Observers {
             plugin: (plan.setup != Setup::NoPlugin).then_some(&plugin),
@@ -172,6 +174,7 @@ impl SimStore {
             loader_bell,
             plugin_due: None,
             loader,
+            auditor,
             outbox,
             log_writes: VecDeque::new(),
             unsynced: None,

@@ -1,8 +1,8 @@
 //! What surrounds the plugin in the simulator: what it calls.
 //!
 //! # What it owns
-//! [`CacheSpy`] around the cache engine, [`Outbox`] as the plugin's transport, and [`Loader`] in the place of the cache's
-//! threads.
+//! [`CacheSpy`] around the cache engine, [`Outbox`] as the plugin's transport, and [`Loader`] and [`Auditor`] in the place
+//! of the cache's threads.
 //!
 //! # How it works
 //! All of these are called from within hooks or from the plugin's worker, where the simulation is not in reach. So they
@@ -24,8 +24,8 @@ use std::{
 };
 
 use engine_test::MemSnapshot;
-use engine_traits::{RegionCacheEngineExt, RegionEvent};
-use in_memory_engine::{LoadJob, LoadOutcome, LoadProgress, RegionCacheEngine, RegionState};
+use engine_traits::{KvEngine as _, RegionCacheEngineExt, RegionEvent};
+use in_memory_engine::{Audit, AuditOutcome, AuditProgress, LoadJob, LoadOutcome, LoadProgress, RegionCacheEngine, RegionState};
 use kvproto::{
     errorpb,
     metapb::Region,
@@ -239,5 +239,46 @@ impl Loader {
             self.engine.cache().housekeep();
         }
         was_busy
+    }
+}
+
+/// Compares cached regions with the disk step by step, one after another, in the place of the cache's thread.
+pub(super) struct Auditor {
+    engine: SimEngine,
+    audit: Option<Audit<MemSnapshot>>,
+    /// Where the last audited region ends.
+    behind: Vec<u8>,
+    coverage: Coverage,
+}
+
+/// Few enough that a region is written to, split and collected while it is compared.
+const AUDIT_STEP_ENTRIES: usize = 16;
+
+impl Auditor {
+    pub(super) fn new(engine: SimEngine, coverage: Coverage) -> Self {
+        Self { engine, audit: None, behind: Vec::new(), coverage }
+    }
+
+    /// Does a bit of work.
+    ///
+    /// # Errors
+    /// When a region differs from the disk.
+    pub(super) fn step(&mut self, store_id: u64) -> checks::Checked {
+        let Some(audit) = &mut self.audit else {
+            if let Some(region) = self.engine.cache().next_to_audit(&self.behind) {
+                self.audit = self.engine.cache().begin_audit(region.id, || self.engine.disk().snapshot());
+                self.behind = region.end;
+            }
+            return Ok(());
+        };
+        let AuditProgress::Done(outcome) = audit.step(AUDIT_STEP_ENTRIES) else { return Ok(()) };
+        let result = checks::cross_check::check(store_id, audit, outcome);
+        self.audit = None;
+        match outcome {
+            AuditOutcome::Same => self.coverage.hit(Seam::AuditEnded),
+            AuditOutcome::Cancelled => self.coverage.hit(Seam::AuditCancelled),
+            AuditOutcome::Different | AuditOutcome::Failed => {}
+        }
+        result
     }
 }

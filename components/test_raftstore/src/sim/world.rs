@@ -285,6 +285,9 @@ impl World {
                     run.engine.cache().housekeep();
                     run.snapshot_receiver.tick();
                 }
+                if let Some(run) = self.running(store_id) {
+                    run.auditor.step(store_id)?;
+                }
                 self.input(store_id, Input::Tick)
             }
             Event::Deliver { to_store, message } => self.deliver(to_store, message),

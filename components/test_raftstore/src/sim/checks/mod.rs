@@ -11,6 +11,7 @@ pub(super) mod acknowledged_writes;
 pub(super) mod answers;
 pub(super) mod cache_equals_disk;
 pub(super) mod cached_ranges;
+pub(super) mod cross_check;
 pub(super) mod disabled_cache;
 pub(super) mod held_snapshots;
 pub(super) mod intents;

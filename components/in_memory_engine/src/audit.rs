@@ -118,9 +118,8 @@ impl RegionCacheEngine {
         let view = self.core.view.load();
         let following = view.written.range::<_, [u8]>((Bound::Included(behind), Bound::Unbounded));
         let mut all = following.chain(&view.written).map(|(_, region)| &region.region);
-        let is_active = |region: &&CacheRegion| {
-            view.by_id.get(&region.id).is_some_and(|(state, _)| *state == RegionState::Active)
-        };
+        let is_active =
+            |region: &&CacheRegion| view.by_id.get(&region.id).is_some_and(|(state, _)| *state == RegionState::Active);
         all.find(is_active).cloned()
     }
 
@@ -317,7 +316,8 @@ impl<I: Iterator> Walk<I> {
     /// The record is the first one at or behind the moment at which its transaction began, but for what other transactions
     /// have committed in between. It is garbage if there is a change behind it that is not above the safe point either.
     fn is_garbage_value<S: Snapshot<Iter = I>>(&mut self, snapshot: &S) -> Result<bool> {
-        let SplitKey { stem, suffix: Some(suffix) } = SplitKey::new(self.disk.cursor.key(), is_versioned(self.cf)) else {
+        let SplitKey { stem, suffix: Some(suffix) } = SplitKey::new(self.disk.cursor.key(), is_versioned(self.cf))
+        else {
             return Ok(false);
         };
         if self.cf != Cf::Default || self.safe_point.is_zero() {
@@ -370,7 +370,10 @@ impl<I: Iterator> Side<I> {
     fn settle(&mut self, entries_left: &mut usize) -> Result<bool> {
         while !self.is_settled {
             let is_relevant = !self.cursor.valid()
-                || self.relevance.as_mut().is_none_or(|relevance| relevance.judge(self.cursor.key(), self.cursor.value()));
+                || self
+                    .relevance
+                    .as_mut()
+                    .is_none_or(|relevance| relevance.judge(self.cursor.key(), self.cursor.value()));
             if is_relevant {
                 self.is_settled = true;
             } else {

@@ -13,8 +13,8 @@ use std::sync::LazyLock;
 
 use engine_traits::{EvictReason, FailedReason};
 use prometheus::{
-    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter, register_int_counter_vec, register_int_gauge,
-    register_int_gauge_vec,
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter, register_int_counter_vec,
+    register_int_gauge, register_int_gauge_vec,
 };
 
 use crate::{audit::AuditOutcome, config::Limits, load::LoadOutcome};

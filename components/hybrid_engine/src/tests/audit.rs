@@ -143,6 +143,8 @@ fn garbage_that_only_the_disk_has_is_no_difference() {
     let collected = |batch: &mut WriteBatch| {
         batch.delete(Cf::Write, &at(b"a", 10));
         batch.delete(Cf::Default, &at(b"a", 9));
+        batch.delete(Cf::Write, &at(b"d", 10));
+        batch.delete(Cf::Default, &at(b"d", 9));
         batch.delete(Cf::Write, &at(b"d", 20));
     };
     assert_eq!(found(&engine, collected), None);

@@ -223,12 +223,8 @@ impl Model {
                     let index = audit.index(self.audits.len());
                     let audit = &mut self.audits[index];
                     if (0..steps).any(|_| audit.step(7) != AuditProgress::More) {
-                        let (region, difference) = (audit.region(), audit.difference());
-                        let is_sound = matches!(
-                            audit.step(7),
-                            AuditProgress::Done(AuditOutcome::Same | AuditOutcome::Cancelled)
-                        );
-                        assert!(is_sound, "{region}: {difference:?}");
+                        let is_sound = matches!(outcome(audit), AuditOutcome::Same | AuditOutcome::Cancelled);
+                        assert!(is_sound, "{}: {:?}", audit.region(), audit.difference());
                         self.audits.swap_remove(index);
                     }
                 }

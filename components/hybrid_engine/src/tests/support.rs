@@ -6,7 +6,8 @@ use engine_traits::{
     Snapshot, WriteBatch,
 };
 use in_memory_engine::{
-    Audit, AuditOutcome, AuditProgress, LoadOutcome, LoadProgress, RegionCacheEngine, RegionCacheEngineConfig, RegionCacheSnapshot, RegionState,
+    Audit, AuditOutcome, AuditProgress, LoadOutcome, LoadProgress, RegionCacheEngine, RegionCacheEngineConfig,
+    RegionCacheSnapshot, RegionState,
 };
 use tikv_util::config::ReadableSize;
 use txn_types::TimeStamp;

@@ -25,7 +25,9 @@ use std::{
 
 use engine_test::MemSnapshot;
 use engine_traits::{KvEngine as _, RegionCacheEngineExt, RegionEvent};
-use in_memory_engine::{Audit, AuditOutcome, AuditProgress, LoadJob, LoadOutcome, LoadProgress, RegionCacheEngine, RegionState};
+use in_memory_engine::{
+    Audit, AuditOutcome, AuditProgress, LoadJob, LoadOutcome, LoadProgress, RegionCacheEngine, RegionState,
+};
 use kvproto::{
     errorpb,
     metapb::Region,

@@ -25,6 +25,8 @@ ROCKSDB ?= $(if $(ROCKSDB_BUILD),1,0)
 
 # What `make bench` measures.
 SCENARIO ?= observer
+# How long `make stress` runs.
+MINUTES ?= 10
 # How often `make kill-test` kills.
 KILLS ?= 50
 # RocksDB is a side of one scenario.
@@ -36,7 +38,7 @@ FUZZ_SECONDS ?= 600
 SIM_FLAGS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve sim sim-selftest kill-test test test-workspace test-docs test-failpoints check check-format check-clippy check-docs check-monitoring check-page test-rocksdb check-rocksdb has-rocksdb bench fuzz
+.PHONY: help setup demo serve sim sim-selftest stress kill-test test test-workspace test-docs test-failpoints check check-format check-clippy check-docs check-monitoring check-page test-rocksdb check-rocksdb has-rocksdb bench fuzz
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +69,10 @@ sim: setup ## Run the simulator on SEEDS=N fresh seeds, or from SEED=S on; VERBO
 sim-selftest: setup ## Break things one at a time, to see that the simulator's checks notice.
 	@cargo build $(CARGO_FLAGS) $(WORKSPACE) --bin preload-sim
 	@"$(CARGO_TARGET_DIR)/debug/preload-sim" --self-test $(SIM_FLAGS)
+
+stress: setup ## Run a cluster with everything going on at once for MINUTES=10, SEED=S, and compare memory, disk and what was acknowledged.
+	@cargo build $(CARGO_FLAGS) $(WORKSPACE) --bin preload-stress
+	@"$(CARGO_TARGET_DIR)/debug/preload-stress" --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 kill-test: setup ## Kill a node under load KILLS=50 times, and look for lost writes, stale reads and cold ranges after each.
 	PRELOAD_KILLS=$(KILLS) cargo test $(CARGO_FLAGS) -p preload-node --test serve killed_node -- --nocapture

@@ -5,6 +5,7 @@
 //! - [`Network`]: delivers messages between the stores of a process; [`Filter`]s drop, change or [`Hold`] them.
 //! - [`requests`]: builds commands.
 //! - [`sim`]: a deterministic simulator of a cluster, on disks in memory, without threads.
+//! - [`stress`]: a cluster with everything going on at once, on threads and disks, for as long as one likes.
 //! - [`wait`]: waits for a condition, with a deadline.
 
 mod client;
@@ -12,6 +13,7 @@ mod cluster;
 mod hold;
 pub mod requests;
 pub mod sim;
+pub mod stress;
 pub mod wait;
 
 pub use client::Client;

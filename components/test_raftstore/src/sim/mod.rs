@@ -40,7 +40,7 @@ mod messages;
 mod observers;
 mod placement;
 mod plan;
-mod records;
+pub(crate) mod records;
 mod rng;
 pub mod runner;
 mod sabotage;
@@ -54,6 +54,7 @@ mod workers;
 mod workload;
 mod world;
 
+pub(crate) use self::checks::cache_equals_disk::compare as compare_with_disk;
 pub use self::{
     checks::Violation,
     coverage::SEAMS,

@@ -22,30 +22,30 @@ use txn_types::{Key, Lock, LockType, SHORT_VALUE_MAX_LEN, TimeStamp, Write, Writ
 use crate::requests;
 
 /// User keys: `k00`, `k01`, … stay, `r00`, `r01`, … may be deleted by range.
-pub(super) fn user_key(kind: char, number: u64) -> Vec<u8> {
+pub(crate) fn user_key(kind: char, number: u64) -> Vec<u8> {
     format!("{kind}{number:02}").into_bytes()
 }
 
-pub(super) fn is_deletable(key: &[u8]) -> bool {
+pub(crate) fn is_deletable(key: &[u8]) -> bool {
     key.starts_with(b"r")
 }
 
-pub(super) fn start_ts(id: u64) -> TimeStamp {
+pub(crate) fn start_ts(id: u64) -> TimeStamp {
     TimeStamp::new(2 * id)
 }
 
 /// The timestamp of what command `id` writes.
-pub(super) fn commit_ts(id: u64) -> TimeStamp {
+pub(crate) fn commit_ts(id: u64) -> TimeStamp {
     TimeStamp::new(2 * id + 1)
 }
 
 /// The command that starts or commits at `ts`.
-pub(super) fn id_of(ts: TimeStamp) -> u64 {
+pub(crate) fn id_of(ts: TimeStamp) -> u64 {
     ts.into_inner() / 2
 }
 
 /// The value that command `id` writes to `key`; every sixth is too long for a record.
-pub(super) fn value(id: u64, key: &[u8]) -> Vec<u8> {
+pub(crate) fn value(id: u64, key: &[u8]) -> Vec<u8> {
     let mut value = format!("{id}:").into_bytes();
     value.extend(key);
     if id.is_multiple_of(6) {
@@ -70,18 +70,18 @@ fn put_record(key: &[u8], at: TimeStamp, record: &Write) -> Request {
 }
 
 /// A version with a value.
-pub(super) fn put(id: u64, key: &[u8]) -> Vec<Request> {
+pub(crate) fn put(id: u64, key: &[u8]) -> Vec<Request> {
     let record = Write::new(WriteType::Put, start_ts(id), short_value(id, key));
     put_long_value(id, key).into_iter().chain([put_record(key, commit_ts(id), &record)]).collect()
 }
 
 /// A version without a value.
-pub(super) fn delete(id: u64, key: &[u8]) -> Vec<Request> {
+pub(crate) fn delete(id: u64, key: &[u8]) -> Vec<Request> {
     vec![put_record(key, commit_ts(id), &Write::new(WriteType::Delete, start_ts(id), None))]
 }
 
 /// The lock that command `id` puts on `key`.
-fn lock(id: u64, key: &[u8], lock_type: LockType) -> Lock {
+pub(crate) fn lock(id: u64, key: &[u8], lock_type: LockType) -> Lock {
     let short_value = short_value(id, key).filter(|_| lock_type == LockType::Put);
     let mut lock = Lock::new(lock_type, key.to_vec(), start_ts(id), 3_000, short_value);
     // Readers up to some commands later need not wait for it.
@@ -92,21 +92,21 @@ fn lock(id: u64, key: &[u8], lock_type: LockType) -> Lock {
     lock
 }
 
-pub(super) fn prewrite(id: u64, key: &[u8], lock_type: LockType) -> Vec<Request> {
+pub(crate) fn prewrite(id: u64, key: &[u8], lock_type: LockType) -> Vec<Request> {
     let at = Key::from_raw(key);
     let lock_it = requests::put(Cf::Lock, at.as_encoded(), &lock(id, key, lock_type).to_bytes());
     put_long_value(id, key).filter(|_| lock_type == LockType::Put).into_iter().chain([lock_it]).collect()
 }
 
 /// Command `id` makes a version of what command `start` has locked.
-pub(super) fn commit(id: u64, key: &[u8], start: u64, write_type: WriteType) -> Vec<Request> {
+pub(crate) fn commit(id: u64, key: &[u8], start: u64, write_type: WriteType) -> Vec<Request> {
     let short_value = short_value(start, key).filter(|_| write_type == WriteType::Put);
     let record = Write::new(write_type, start_ts(start), short_value);
     vec![put_record(key, commit_ts(id), &record), unlock(key)]
 }
 
 /// Ends the transaction of command `start` on `key`, without a version.
-pub(super) fn roll_back(key: &[u8], start: u64) -> Vec<Request> {
+pub(crate) fn roll_back(key: &[u8], start: u64) -> Vec<Request> {
     let at = Key::from_raw(key).append_ts(start_ts(start));
     let record = Write::new(WriteType::Rollback, start_ts(start), None);
     vec![requests::delete(Cf::Default, at.as_encoded()), put_record(key, start_ts(start), &record), unlock(key)]
@@ -117,13 +117,13 @@ fn unlock(key: &[u8]) -> Request {
 }
 
 /// Deletes all versions of the user keys `from..to`.
-pub(super) fn delete_range(from: &[u8], to: &[u8]) -> Vec<Request> {
+pub(crate) fn delete_range(from: &[u8], to: &[u8]) -> Vec<Request> {
     let (start, end) = (Key::from_raw(from).into_encoded(), Key::from_raw(to).into_encoded());
     [Cf::Write, Cf::Default].map(|cf| requests::delete_range(cf, &start, &end)).into()
 }
 
 /// Deletes one version, as garbage collection does.
-pub(super) fn collect(key: &[u8], record: &Record) -> Vec<Request> {
+pub(crate) fn collect(key: &[u8], record: &Record) -> Vec<Request> {
     let at = |ts| Key::from_raw(key).append_ts(ts).into_encoded();
     vec![
         requests::delete(Cf::Write, &at(commit_ts(record.id))),
@@ -133,16 +133,16 @@ pub(super) fn collect(key: &[u8], record: &Record) -> Vec<Request> {
 
 /// A version as it is found in the write column family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Record {
+pub(crate) struct Record {
     /// The command that committed it.
-    pub(super) id: u64,
+    pub(crate) id: u64,
     /// The command that wrote its value.
-    pub(super) start: u64,
-    pub(super) has_value: bool,
+    pub(crate) start: u64,
+    pub(crate) has_value: bool,
 }
 
 /// The versions of `key` up to `ts`, newest first; what is no version is passed over.
-pub(super) fn versions(snapshot: &impl Snapshot, key: &[u8], ts: TimeStamp, max: usize) -> Result<Vec<Record>> {
+pub(crate) fn versions(snapshot: &impl Snapshot, key: &[u8], ts: TimeStamp, max: usize) -> Result<Vec<Record>> {
     let data_key = keys::data_key(Key::from_raw(key).as_encoded());
     let newest = Key::from_encoded(data_key.clone()).append_ts(ts).into_encoded();
     let mut cursor = snapshot.iter(Cf::Write, IterBounds { lower: Some(newest), upper: None })?;
@@ -161,12 +161,12 @@ pub(super) fn versions(snapshot: &impl Snapshot, key: &[u8], ts: TimeStamp, max:
 }
 
 /// The lock on `key`.
-pub(super) fn lock_on(snapshot: &impl Snapshot, key: &[u8]) -> Result<Option<Lock>> {
+pub(crate) fn lock_on(snapshot: &impl Snapshot, key: &[u8]) -> Result<Option<Lock>> {
     let bytes = snapshot.get_value(Cf::Lock, &keys::data_key(Key::from_raw(key).as_encoded()))?;
     Ok(bytes.map(|bytes| Lock::parse(&bytes).expect("a lock was written")))
 }
 
 /// Whether a reader at `ts` has to wait for `lock`.
-pub(super) fn blocks(lock: &Lock, ts: TimeStamp) -> bool {
+pub(crate) fn blocks(lock: &Lock, ts: TimeStamp) -> bool {
     matches!(lock.lock_type, LockType::Put | LockType::Delete) && lock.ts <= ts && lock.min_commit_ts <= ts
 }

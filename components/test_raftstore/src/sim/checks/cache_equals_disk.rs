@@ -31,7 +31,7 @@ pub(in crate::sim) fn check(store_id: u64, engine: &SimEngine) -> Checked {
     Ok(())
 }
 
-pub(in crate::sim) fn compare(store_id: u64, memory: &RegionCacheSnapshot, disk: &impl Snapshot) -> Checked {
+pub(crate) fn compare(store_id: u64, memory: &RegionCacheSnapshot, disk: &impl Snapshot) -> Checked {
     let region = memory.region();
     let fail = |what: String| Violation::new(NAME, format!("store {store_id}, {region}: {what}"));
     let mut garbage = garbage(disk, region, memory.collected_to().into()).map_err(&fail)?;

@@ -54,7 +54,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
 fn configure(args: &ServeArgs) -> Result<(NodeConfig, Explicit)> {
     let (mut config, file) = args.config.as_deref().map(configuration::read).transpose()?.unwrap_or_default();
     let mut explicit = Explicit { file, ..Explicit::default() };
-    let mut set = |name: &str| drop(explicit.command_line.insert(name.to_owned()));
+    let mut set = |name: &str| _ = explicit.command_line.insert(name.to_owned());
     if let Some(data_dir) = &args.data_dir {
         config.node.data_dir.clone_from(data_dir);
         set("node.data-dir");

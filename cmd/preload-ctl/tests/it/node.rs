@@ -176,8 +176,8 @@ fn preloading_is_followed_to_its_final_answer() {
 
 #[test]
 fn ranges_are_pinned_and_settings_changed() {
-    let node = Node::start("[security]\nredact-keys = false\n");
-    node.expect(0, &["pin", "a", "m"]);
+    let node = Node::start("[security]\nredact-keys = false\n[preload]\nreconcile-interval = \"7s\"\n");
+    assert_eq!(node.expect(0, &["pin", "a", "m"]), "pinned, until it is unpinned\n");
     assert_eq!(node.expect(0, &["pin", "a", "m"]), "it was pinned already\n");
     let pins = node.expect(0, &["pins"]);
     assert!(pins.lines().nth(1).unwrap().starts_with("a      m    manual  "), "{pins}");
@@ -187,8 +187,15 @@ fn ranges_are_pinned_and_settings_changed() {
 
     node.expect(0, &["config", "set", "preload.warmup-timeout=7s"]);
     let entry = node.expect(0, &["config", "get", "preload.warmup-timeout"]);
-    assert!(entry.starts_with("preload.warmup-timeout = 7s\ndefault 3s, can be changed"), "{entry}");
-    assert!(node.expect(0, &["config", "get"]).lines().count() > 20);
+    assert!(entry.starts_with("preload.warmup-timeout = 7s, changed while the node runs\ndefault 3s, can"), "{entry}");
+    let entries = node.expect(0, &["config", "get"]);
+    assert!(entries.lines().count() > 20 && entries.lines().next().unwrap().contains("SOURCE"), "{entries}");
+    let changed = node.expect(0, &["config", "set", "preload.probe-interval=30ms", "preload.reconcile-interval=1s"]);
+    assert_eq!(
+        changed,
+        "changed: preload.probe-interval, preload.reconcile-interval\n\
+         until the node stops, since its configuration file sets them: preload.reconcile-interval\n"
+    );
     node.expect(1, &["config", "get", "nothing.like.it"]);
     let refused = node.run(&["config", "set", "preload.warmup-timeout=99h", "nope=1"]);
     assert_eq!(refused.status.code(), Some(2));

@@ -266,12 +266,11 @@ impl<E: KvEngine, L: LogStore> Store<E, L> {
 
     /// Counts the peers; cheap enough to be asked every second.
     pub fn census(&self) -> Census {
-        let misses_leader =
-            |peer: &&Box<Peer<L>>| peer.is_initialized() && peer.node.raft.leader_id == raft::INVALID_ID;
+        let misses_leader = |peer: &&Peer<L>| peer.is_initialized() && peer.node.raft.leader_id == raft::INVALID_ID;
         Census {
             regions: self.peers.len(),
             leaders: self.peers.values().filter(|peer| peer.is_leader()).count(),
-            leader_missing: self.peers.values().filter(misses_leader).count(),
+            leader_missing: self.peers.values().map(Box::as_ref).filter(misses_leader).count(),
         }
     }
 

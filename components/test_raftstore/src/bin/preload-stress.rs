@@ -100,6 +100,9 @@ fn main() -> ExitCode {
         outcome => outcome.map_err(|failure| failure.to_string()),
     };
     let outcome = panics(outcome);
+    if outcome.is_ok() && start.elapsed() < duration {
+        eprintln!("preload-stress: ended early by a signal");
+    }
     print_summary(args.json, seed, start.elapsed(), &tally, &outcome);
     if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

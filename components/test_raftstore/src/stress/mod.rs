@@ -10,6 +10,7 @@
 //! 2. [`readers`] take linearizable snapshots, and find in them what the model says must be visible at their timestamp.
 //!    Some snapshots are held for a while and read again.
 //! 3. [`audit`] compares what is in memory with the disk of the same moment, on every store.
+//!    The caches do so themselves as well, by their cross-check.
 //! 4. [`disturbances`] split, merge and move regions, their leaders and replicas, evict and load, move the safe point.
 //! 5. At the end everything is evicted, and memory has to be back at zero.
 //!
@@ -152,6 +153,7 @@ pub fn run(
     };
     let mut seeds = SmallRng::seed_from_u64(options.seed);
     let stage = &stage;
+    let differences_before = tally::cross_check_differences();
     thread::scope(|scope| {
         let run = tasks(stage, &mut seeds).into_iter().map(|(name, task)| {
             let thread = thread::Builder::new().name(name.to_owned());
@@ -161,6 +163,10 @@ pub fn run(
         wait::within(options.duration, || {
             watch(tally);
             audit::watch_memory(stage);
+            let differences = tally::cross_check_differences() - differences_before;
+            if differences > 0 {
+                stage.fail("cross-check", format!("{differences} differences, which the log tells of"));
+            }
             stage.pause(Duration::from_millis(100));
             (stage.is_stopped() || threads.iter().any(thread::ScopedJoinHandle::is_finished)).then_some(())
         });
@@ -217,6 +223,7 @@ fn start(options: &Options, plugins: &Arc<Mutex<Vec<PreloadObserver>>>) -> Clust
         cache: RegionCacheEngineConfig {
             capacity: options.cache_capacity,
             gc_run_interval: ReadableDuration::millis(500),
+            cross_check_interval: ReadableDuration::millis(100),
             // Slow enough that evictions, splits and writes meet loads that are under way.
             load_rate_limit: Some(ReadableSize::mb(2)),
             ..RegionCacheEngineConfig::default()

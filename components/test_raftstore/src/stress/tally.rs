@@ -15,11 +15,31 @@ use std::{
 use parking_lot::Mutex;
 
 /// Metrics that are shown, by the label that each has.
-const METRICS: [&str; 3] = [
+const METRICS: [&str; 4] = [
     "tikv_in_memory_engine_load_total",
     "tikv_in_memory_engine_eviction_total",
     "tikv_in_memory_engine_snapshot_total",
+    "tikv_in_memory_engine_cross_check_total",
 ];
+
+/// Differences that the caches of this process have found themselves.
+pub(super) fn cross_check_differences() -> u64 {
+    let all = counts_of_caches();
+    all.into_iter().find(|(name, _)| name == "cache cross_check: different").map_or(0, |(_, count)| count)
+}
+
+fn counts_of_caches() -> Vec<(String, u64)> {
+    let mut all = Vec::new();
+    for family in prometheus::gather() {
+        let Some(name) = METRICS.iter().find(|name| **name == family.name()) else { continue };
+        let name = name.trim_start_matches("tikv_in_memory_engine_").trim_end_matches("_total");
+        for metric in family.get_metric() {
+            let label = metric.get_label().first().map_or("", |label| label.value());
+            all.push((format!("cache {name}: {label}"), metric.get_counter().get_value() as u64));
+        }
+    }
+    all
+}
 
 /// Counts. Shared by all threads of a run.
 #[derive(Default)]
@@ -64,14 +84,7 @@ impl Tally {
     /// All counts with their names, those of the caches included.
     pub fn all(&self) -> Vec<(String, u64)> {
         let mut all: Vec<_> = self.counts.lock().iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
-        for family in prometheus::gather() {
-            let Some(name) = METRICS.iter().find(|name| **name == family.name()) else { continue };
-            let name = name.trim_start_matches("tikv_in_memory_engine_").trim_end_matches("_total");
-            for metric in family.get_metric() {
-                let label = metric.get_label().first().map_or("", |label| label.value());
-                all.push((format!("cache {name}: {label}"), metric.get_counter().get_value() as u64));
-            }
-        }
+        all.extend(counts_of_caches());
         all
     }
 }

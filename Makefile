@@ -38,7 +38,7 @@ FUZZ_SECONDS ?= 600
 SIM_FLAGS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve sim sim-selftest stress kill-test test test-workspace test-docs test-failpoints check check-format check-clippy check-docs check-monitoring check-page test-rocksdb check-rocksdb has-rocksdb bench fuzz
+.PHONY: help setup demo serve sim sim-selftest stress kill-test test test-workspace test-docs test-failpoints test-models check check-format check-clippy check-docs check-monitoring check-page test-rocksdb check-rocksdb has-rocksdb bench fuzz
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -98,6 +98,11 @@ ifeq ($(NEXTEST),yes)
 else
 	cargo test $(CARGO_FLAGS) $(WORKSPACE) --features preload_observer/failpoints,preload-node/failpoints --test failpoints -- --test-threads=1
 endif
+
+# One crate, in builds of their own: with these features nothing but the models works.
+test-models: setup ## Play small scenes of the region cache's threads in every order (loom), and in thousands (shuttle).
+	cargo test $(CARGO_FLAGS) -p in_memory_engine --features loom --lib models::
+	cargo test $(CARGO_FLAGS) -p in_memory_engine --features shuttle --lib models::
 
 check: check-format check-clippy check-docs ## Check format, lints and documentation. Edits nothing.
 

@@ -18,22 +18,18 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
-use arc_swap::ArcSwapOption;
 use crossbeam_channel::Sender;
 use engine_traits::{CacheRegion, Mutation, OnEvictFinishedCallback, WriteBatch};
-use parking_lot::Mutex;
 
 use crate::{
     housekeeping::Chore,
     memory::{Charge, OverCapacity},
     region_data::RegionData,
     region_table::Incarnation,
+    sync::{ArcSwapOption, AtomicU64, Mutex},
 };
 
 /// What a mutation in a buffer is accounted with besides its key and value: its record in the batch.

@@ -16,15 +16,13 @@
 
 use std::{
     cmp,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use crate::{
     block::{head_of, size_class},
     memory::{Charge, MemoryBudget, OverCapacity},
+    sync::{AtomicU8, AtomicU64, AtomicUsize, OnceLock},
 };
 
 /// As many changes as a leaf gathers before its block is built anew. More of them make writes cheaper, since a block is

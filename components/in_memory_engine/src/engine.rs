@@ -17,18 +17,13 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, Weak, atomic::Ordering},
 };
 
-use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use engine_traits::{CacheRegion, EvictReason, OnEvictFinishedCallback, RegionCacheEngineExt, RegionEvent};
 use imbl::OrdMap;
 use kvproto::metapb::Region;
-use parking_lot::{Mutex, RwLock};
 use tikv_util::{debug, info, warn};
 
 use crate::{
@@ -39,6 +34,7 @@ use crate::{
     housekeeping::Chore,
     memory::{Charge, MemoryBudget},
     metrics::{METRICS, ShownLimits},
+    sync::{ArcSwap, AtomicBool, AtomicU64, Mutex, RwLock},
 };
 
 /// The region cache. A handle: clones share one cache. Every method may be called on any thread.

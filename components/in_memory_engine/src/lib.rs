@@ -35,10 +35,13 @@ mod leaf;
 mod load;
 mod memory;
 mod metrics;
+#[cfg(all(test, any(feature = "loom", feature = "shuttle")))]
+mod models;
 mod prefetch;
 mod region_data;
 mod region_table;
 mod snapshot;
+mod sync;
 mod workers;
 mod write;
 

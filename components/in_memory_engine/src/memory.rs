@@ -9,12 +9,9 @@
 //!
 //! **Must not** count what passes: what a load or a fold gathers for the next block, at most one block for each thread.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
-use crate::metrics::METRICS;
+use crate::{metrics::METRICS, sync::AtomicUsize};
 
 /// The budget has no room for what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -122,14 +122,12 @@ function replica(region, peer, leader) {
   const leads = peer.store_id === leader;
   const dot = h("span", { class: "mark" });
   mark(dot, state, leads);
-  const bar = state.share === null ? null : h("progress", { max: 1, value: state.share, "aria-label": `Load on store ${peer.store_id}` });
   const notes = [state.note, peer.preload?.wanted ? (WANTED[peer.preload.wanted] ?? spaced(peer.preload.wanted)) : "", peer.role === "learner" ? "learner" : "", peer.pending ? "behind" : "", peer.raft_role.endsWith("candidate") ? "campaigns" : ""];
   const isInitialized = peer.lifecycle !== "uninitialized";
   return h(
     "li",
     { "data-store": peer.store_id, "data-warmth": state.warmth },
     h("div", { class: "who" }, dot, h("b", {}, `Store ${peer.store_id}`), h("span", { class: "word" }, state.word), leads ? h("span", { class: "tag lead" }, "leader") : null),
-    bar,
     h("p", { class: "quiet" }, h("span", { "data-numbers": peer.store_id }, numbersOf(peer)), notes.some(Boolean) ? ` · ${notes.filter(Boolean).join(", ")}` : ""),
     h(
       "div",

@@ -144,8 +144,8 @@ function updateRow(row, region, storeIds) {
 }
 
 function newCell(storeId) {
-  const parts = { mark: h("span", { class: "mark" }), word: h("span", { class: "word" }), lead: h("span", { class: "tag lead", hidden: true }, "leader"), note: h("small"), bar: h("progress", { max: 1, hidden: true }) };
-  const root = h("div", { class: "replica", "data-store": storeId, "aria-hidden": "true" }, h("span", { class: "line-1" }, parts.mark, parts.word, parts.lead), parts.bar, parts.note);
+  const parts = { mark: h("span", { class: "mark" }), word: h("span", { class: "word" }), lead: h("span", { class: "tag lead", hidden: true }, "leader"), note: h("small") };
+  const root = h("div", { class: "replica", "data-store": storeId, "aria-hidden": "true" }, h("span", { class: "line-1" }, parts.mark, parts.word, parts.lead), parts.note);
   return { root, ...parts, warmth: null };
 }
 
@@ -156,8 +156,6 @@ function updateCell(cell, region, peer, state) {
   setText(cell.word, state?.word ?? "no replica");
   cell.lead.hidden = !leads;
   setText(cell.note, [peer?.role === "learner" ? "learner" : "", state?.note ?? ""].filter(Boolean).join(", "));
-  cell.bar.hidden = state?.share === null || state === null;
-  if (state?.share !== null && state !== null) cell.bar.value = state.share;
   const warmth = state?.warmth ?? "none";
   cell.root.dataset.warmth = warmth;
   if (cell.warmth !== null && cell.warmth !== warmth) {
@@ -174,8 +172,6 @@ export function mark(element, state, leads) {
   element.dataset.warmth = state?.warmth ?? "none";
   element.toggleAttribute("data-waits", Boolean(state?.waits));
   element.toggleAttribute("data-leads", Boolean(leads));
-  if (state?.warmth === "loading" && state.share !== null) element.style.setProperty("--share", `${Math.round(state.share * 100)}%`);
-  else element.style.removeProperty("--share");
 }
 
 function applyFilter() {

@@ -41,21 +41,14 @@ export function stateOf(peer) {
   else if (cache.state === "evicting") [warmth, word] = ["cold", "Evicting"];
   if (peer.lifecycle === "merging") word += ", merging";
 
-  const share = warmth === "loading" ? loadedShare(cache) : null;
-  if (share !== null) word += ` ${Math.round(share * 100)} %`;
-  else if (cache.state === "loading" && cache.loaded_bytes) word += `, ${bytes(cache.loaded_bytes)}`;
+  if (cache.state === "loading" && cache.loaded_bytes) word += `, ${bytes(cache.loaded_bytes)}`;
   const waiting = preload?.waiting_requests ?? 0;
   const waitsFor = preload?.waits_for ?? null;
   const notes = [];
   if (waitsFor && waitsFor !== "load") notes.push(`${waiting ? "parked, waits" : "waits"} ${WAITS_FOR[waitsFor] ?? `for ${spaced(waitsFor)}`}`);
   else if (waiting) notes.push(`${count(waiting, "request")} waiting`);
   if (preload?.ack_held) notes.push("holds a transfer back");
-  return { warmth, word, share, waits: Boolean(notes.length && (waitsFor !== "load" || waiting)), note: notes.join(", ") };
-}
-
-function loadedShare(cache) {
-  if (!cache.total_bytes) return null;
-  return Math.min(1, cache.loaded_bytes / cache.total_bytes);
+  return { warmth, word, waits: Boolean(notes.length && (waitsFor !== "load" || waiting)), note: notes.join(", ") };
 }
 
 /** What the plugin wants of a replica, in words. */

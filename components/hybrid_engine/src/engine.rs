@@ -12,7 +12,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use engine_traits::{Cf, DiskReason, KvEngine, Record, RegionRead, Result, WriteBatch};
+use engine_traits::{Cf, DiskReason, FailedReason, KvEngine, Record, RegionRead, Result, WriteBatch};
 use in_memory_engine::{CacheWorkers, RegionCacheEngine};
 
 use crate::HybridSnapshot;
@@ -63,7 +63,7 @@ impl<E: KvEngine> KvEngine for HybridEngine<E> {
 
     /// Always of the disk: no region holds all data.
     fn snapshot(&self) -> HybridSnapshot<E> {
-        HybridSnapshot::Disk { snapshot: self.disk().snapshot(), reason: DiskReason::NoRegionCache }
+        HybridSnapshot::Disk { snapshot: self.disk().snapshot(), reason: DiskReason::NoRegionCache, reads: None }
     }
 
     fn region_snapshot(&self, read: &RegionRead<'_>) -> HybridSnapshot<E> {
@@ -75,7 +75,13 @@ impl<E: KvEngine> KvEngine for HybridEngine<E> {
         } else {
             DiskReason::Disabled
         };
-        HybridSnapshot::Disk { snapshot: self.disk().snapshot(), reason }
+        let is_loading_worth_it = match reason {
+            DiskReason::Cache(FailedReason::NotCached | FailedReason::EpochNotMatch) => true,
+            // Memory would not have the versions either.
+            DiskReason::Cache(FailedReason::TooOldRead) | DiskReason::NoRegionCache | DiskReason::Disabled => false,
+        };
+        let reads = if is_loading_worth_it { self.cache().note_disk_read(read.region) } else { None };
+        HybridSnapshot::Disk { snapshot: self.disk().snapshot(), reason, reads }
     }
 
     fn write(&self, batch: &WriteBatch) -> Result<()> {

@@ -7,13 +7,22 @@
 //!
 //! **Must not** fall back to the disk: a disk snapshot that is taken later is of another moment.
 
+use std::sync::Arc;
+
 use engine_traits::{Cf, DiskReason, IterBounds, Iterator, KvEngine, ReadSource, Result, Snapshot};
-use in_memory_engine::{RegionCacheIterator, RegionCacheSnapshot};
+use in_memory_engine::{DiskReads, RegionCacheIterator, RegionCacheSnapshot, STEPS_PER_SEEK};
+
+use crate::CountedCursor;
 
 /// A snapshot of the disk engine, or of one region in memory.
 #[derive(Clone, Debug)]
 pub enum HybridSnapshot<E: KvEngine> {
-    Disk { snapshot: E::Snapshot, reason: DiskReason },
+    Disk {
+        snapshot: E::Snapshot,
+        reason: DiskReason,
+        /// Where what is read is counted.
+        reads: Option<Arc<DiskReads>>,
+    },
     Memory(RegionCacheSnapshot),
 }
 
@@ -24,7 +33,12 @@ impl<E: KvEngine> Snapshot for HybridSnapshot<E> {
     /// Those of the disk engine; in memory, when `key` is outside the region or `cf` holds no users' data.
     fn get_value(&self, cf: Cf, key: &[u8]) -> Result<Option<Vec<u8>>> {
         match self {
-            HybridSnapshot::Disk { snapshot, .. } => snapshot.get_value(cf, key),
+            HybridSnapshot::Disk { snapshot, reads, .. } => {
+                if let Some(reads) = reads {
+                    reads.add_steps(STEPS_PER_SEEK);
+                }
+                snapshot.get_value(cf, key)
+            }
             HybridSnapshot::Memory(snapshot) => snapshot.get_value(cf, key),
         }
     }
@@ -33,7 +47,9 @@ impl<E: KvEngine> Snapshot for HybridSnapshot<E> {
     /// Those of the disk engine; in memory, when a bound is outside the region or `cf` holds no users' data.
     fn iter(&self, cf: Cf, bounds: IterBounds) -> Result<Self::Iter> {
         Ok(match self {
-            HybridSnapshot::Disk { snapshot, .. } => HybridIterator::Disk(snapshot.iter(cf, bounds)?),
+            HybridSnapshot::Disk { snapshot, reads, .. } => {
+                HybridIterator::Disk(CountedCursor::new(snapshot.iter(cf, bounds)?, reads.clone()))
+            }
             HybridSnapshot::Memory(snapshot) => HybridIterator::Memory(snapshot.iter(cf, bounds)?),
         })
     }
@@ -51,7 +67,7 @@ impl<E: KvEngine> Snapshot for HybridSnapshot<E> {
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub enum HybridIterator<D> {
-    Disk(D),
+    Disk(CountedCursor<D>),
     Memory(RegionCacheIterator),
 }
 

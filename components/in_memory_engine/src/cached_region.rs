@@ -26,10 +26,12 @@ use engine_traits::{CacheRegion, Mutation, OnEvictFinishedCallback, WriteBatch};
 
 use crate::{
     housekeeping::Chore,
+    load::Loaded,
     memory::{Charge, OverCapacity},
+    read_stats::STEPS_PER_SEEK,
     region_data::RegionData,
     region_table::Incarnation,
-    sync::{ArcSwapOption, AtomicU64, Mutex},
+    sync::{ArcSwapOption, AtomicU64, AtomicUsize, Mutex},
 };
 
 /// What a mutation in a buffer is accounted with besides its key and value: its record in the batch.
@@ -54,8 +56,14 @@ pub(crate) struct CachedRegion {
     data: ArcSwapOption<RegionData>,
     /// For the buffer.
     charge: Charge,
-    /// Reads of this region; older ones count less.
-    recent_reads: AtomicU64,
+    /// How it came into the cache: 0 when somebody has asked for it, otherwise [`AUTOMATIC`] and what a read of it took
+    /// on the disk, in steps.
+    origin: AtomicU64,
+    /// What its load has read so far; pieces of a split share it, as they share the load.
+    scanned: Arc<ScanMeter>,
+    /// Reads of this region, and those of them that do not count any more. See [`recent_reads`](Self::recent_reads).
+    reads: AtomicU64,
+    forgotten_reads: AtomicU64,
     /// When the region became active, as a number of reads that the engine has served.
     active_since: AtomicU64,
     housekeeping: Sender<Chore>,
@@ -66,6 +74,7 @@ impl CachedRegion {
     pub(crate) fn new(
         incarnation: Incarnation,
         region: CacheRegion,
+        scanned: Arc<ScanMeter>,
         charge: Charge,
         housekeeping: Sender<Chore>,
     ) -> Self {
@@ -75,7 +84,10 @@ impl CachedRegion {
             writer: Mutex::new(Writer::Buffering(WriteBatch::new())),
             data: ArcSwapOption::empty(),
             charge,
-            recent_reads: AtomicU64::new(0),
+            origin: AtomicU64::new(0),
+            scanned,
+            reads: AtomicU64::new(0),
+            forgotten_reads: AtomicU64::new(0),
             active_since: AtomicU64::new(0),
             housekeeping,
         }
@@ -90,17 +102,43 @@ impl CachedRegion {
         self.charge.bytes() + self.data.load().as_ref().map_or(0, |data| data.bytes())
     }
 
+    pub(crate) fn scanned(&self) -> &Arc<ScanMeter> {
+        &self.scanned
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        match self.origin.load(Ordering::Relaxed) {
+            0 => Origin::Asked,
+            automatic => Origin::Automatic { steps_per_read: automatic & !AUTOMATIC },
+        }
+    }
+
+    pub(crate) fn set_origin(&self, origin: Origin) {
+        let value = match origin {
+            Origin::Asked => 0,
+            Origin::Automatic { steps_per_read } => AUTOMATIC | steps_per_read,
+        };
+        self.origin.store(value, Ordering::Relaxed);
+    }
+
+    /// Reads of this region in its time in the cache.
+    pub(crate) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Reads of this region; older ones count less.
     pub(crate) fn recent_reads(&self) -> u64 {
-        self.recent_reads.load(Ordering::Relaxed)
+        self.reads().saturating_sub(self.forgotten_reads.load(Ordering::Relaxed))
     }
 
     pub(crate) fn count_read(&self) {
-        self.recent_reads.fetch_add(1, Ordering::Relaxed);
+        self.reads.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// From now on, the reads so far count half. A read that is counted at the same moment may be lost.
+    /// From now on, the reads so far count half. One thread at a time.
     pub(crate) fn halve_reads(&self) {
-        self.recent_reads.store(self.recent_reads() / 2, Ordering::Relaxed);
+        let forgotten = self.recent_reads().div_ceil(2);
+        self.forgotten_reads.fetch_add(forgotten, Ordering::Relaxed);
     }
 
     pub(crate) fn active_since(&self) -> u64 {
@@ -202,7 +240,8 @@ impl CachedRegion {
             }
             Writer::Retired => {}
         }
-        piece.recent_reads.store(self.recent_reads(), Ordering::Relaxed);
+        piece.set_origin(self.origin());
+        piece.reads.store(self.recent_reads(), Ordering::Relaxed);
         piece.set_active_since(self.active_since());
         Ok(())
     }
@@ -224,6 +263,42 @@ impl fmt::Debug for CachedRegion {
             .field("epoch_version", &self.region.epoch_version)
             .field("incarnation", &self.incarnation)
             .finish_non_exhaustive()
+    }
+}
+
+/// How a region came into the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Somebody relies on its being there: the plugin, or an operator.
+    Asked,
+    /// It was worth it, see [`auto_load`](crate::auto_load).
+    Automatic { steps_per_read: u64 },
+}
+
+impl Origin {
+    /// Of a region that was cached before, or that a host's statistics have chosen: nothing is known of its reads, so each
+    /// counts as one that looks for a key in two families.
+    pub(crate) const UNASKED: Self = Self::Automatic { steps_per_read: 2 * STEPS_PER_SEEK };
+}
+
+/// The bit that tells that a region was not asked for.
+const AUTOMATIC: u64 = 1 << 63;
+
+/// What a load has read, written by the thread that loads.
+#[derive(Debug, Default)]
+pub(crate) struct ScanMeter {
+    entries: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl ScanMeter {
+    pub(crate) fn show(&self, loaded: Loaded) {
+        self.entries.store(loaded.entries, Ordering::Relaxed);
+        self.bytes.store(loaded.bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn loaded(&self) -> Loaded {
+        Loaded { entries: self.entries.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
     }
 }
 

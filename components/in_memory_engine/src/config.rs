@@ -39,6 +39,18 @@ const DEFAULT_GC_RUN_INTERVAL: ReadableDuration = ReadableDuration::secs(180);
 /// More often, and the search for garbage is what the processor does.
 const GC_RUN_INTERVAL_MIN: ReadableDuration = ReadableDuration::millis(100);
 
+/// A region that has become hot waits half a minute for its load, on average. TiKV's default is 5 minutes; a round that
+/// has nothing to do costs nothing here.
+const DEFAULT_LOAD_EVICT_INTERVAL: ReadableDuration = ReadableDuration::secs(60);
+
+/// More often, and a round knows too little of what is read.
+const LOAD_EVICT_INTERVAL_MIN: ReadableDuration = ReadableDuration::millis(100);
+
+/// About 1 ms of a processor's time per second. At this, the load of a region of TiKV's default size (a step for each of its
+/// 700,000 entries) is made up for in about a minute. 150 reads of single keys per second are as much, or 20 scans of ten
+/// rows with ten versions each.
+const DEFAULT_AUTO_LOAD_THRESHOLD: u64 = 10_000;
+
 /// Less than this does not even bring in one step of a load per second.
 const LOAD_RATE_LIMIT_MIN: ReadableSize = ReadableSize::kb(64);
 
@@ -82,6 +94,15 @@ pub struct RegionCacheEngineConfig {
     pub cross_check_interval: ReadableDuration,
     /// How many bytes per second the comparison reads from the disk, at least 1MiB.
     pub cross_check_rate_limit: ReadableSize,
+    /// Whether regions are loaded that nobody has asked for, because reading them from the disk costs much. Default
+    /// `true`: they use memory that would lie idle, and make room when a region is asked for.
+    pub auto_load: bool,
+    /// How often it is decided which regions these are, at least 100ms.
+    pub load_evict_interval: ReadableDuration,
+    /// What reads of a region have to cost on the disk for that, in steps of a cursor per second, of which a seek counts as
+    /// 32; greater than 0. (TiKV's `mvcc-amplification-threshold` is the number of versions that are read for one row. It
+    /// says nothing of how often that happens, nor of seeks.)
+    pub auto_load_threshold: u64,
 }
 
 impl Default for RegionCacheEngineConfig {
@@ -96,6 +117,9 @@ impl Default for RegionCacheEngineConfig {
             gc_run_interval: DEFAULT_GC_RUN_INTERVAL,
             cross_check_interval: DEFAULT_CROSS_CHECK_INTERVAL,
             cross_check_rate_limit: DEFAULT_CROSS_CHECK_RATE_LIMIT,
+            auto_load: true,
+            load_evict_interval: DEFAULT_LOAD_EVICT_INTERVAL,
+            auto_load_threshold: DEFAULT_AUTO_LOAD_THRESHOLD,
         }
     }
 }
@@ -114,6 +138,9 @@ pub struct Limits {
     pub cross_check_interval: Option<Duration>,
     /// Per second.
     pub cross_check_rate_limit_bytes: usize,
+    pub load_evict_interval: Duration,
+    /// Steps of a cursor per second.
+    pub auto_load_threshold: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -166,20 +193,18 @@ impl RegionCacheEngineConfig {
                 min: LOAD_RATE_LIMIT_MIN.to_string(),
             });
         }
-        if self.gc_run_interval < GC_RUN_INTERVAL_MIN {
+        checked_interval("gc-run-interval", self.gc_run_interval, GC_RUN_INTERVAL_MIN)?;
+        checked_interval("load-evict-interval", self.load_evict_interval, LOAD_EVICT_INTERVAL_MIN)?;
+        if self.auto_load_threshold == 0 {
             return Err(ConfigError::TooSmall {
-                key: "gc-run-interval",
-                value: self.gc_run_interval.to_string(),
-                min: GC_RUN_INTERVAL_MIN.to_string(),
+                key: "auto-load-threshold",
+                value: self.auto_load_threshold.to_string(),
+                min: "1".to_owned(),
             });
         }
         let is_cross_checked = self.cross_check_interval.0 > Duration::ZERO;
-        if is_cross_checked && self.cross_check_interval < CROSS_CHECK_INTERVAL_MIN {
-            return Err(ConfigError::TooSmall {
-                key: "cross-check-interval",
-                value: self.cross_check_interval.to_string(),
-                min: CROSS_CHECK_INTERVAL_MIN.to_string(),
-            });
+        if is_cross_checked {
+            checked_interval("cross-check-interval", self.cross_check_interval, CROSS_CHECK_INTERVAL_MIN)?;
         }
         let cross_check_rate_limit_bytes = checked_size("cross-check-rate-limit", self.cross_check_rate_limit)?;
         if self.cross_check_rate_limit < CROSS_CHECK_RATE_LIMIT_MIN {
@@ -198,6 +223,8 @@ impl RegionCacheEngineConfig {
             gc_run_interval: self.gc_run_interval.0,
             cross_check_interval: is_cross_checked.then_some(self.cross_check_interval.0),
             cross_check_rate_limit_bytes,
+            load_evict_interval: self.load_evict_interval.0,
+            auto_load_threshold: self.auto_load_threshold,
         })
     }
 }
@@ -218,6 +245,13 @@ fn checked_size(key: &'static str, size: ReadableSize) -> Result<usize, ConfigEr
             max: ReadableSize(max as u64).to_string(),
         }),
     }
+}
+
+fn checked_interval(key: &'static str, value: ReadableDuration, min: ReadableDuration) -> Result<(), ConfigError> {
+    if value < min {
+        return Err(ConfigError::TooSmall { key, value: value.to_string(), min: min.to_string() });
+    }
+    Ok(())
 }
 
 fn checked_order(
@@ -295,6 +329,14 @@ mod tests {
         );
         let off = RegionCacheEngineConfig { cross_check_interval: ReadableDuration::secs(0), ..valid.clone() };
         assert_eq!(off.validate().unwrap().cross_check_interval, None);
+        assert_eq!(
+            error(RegionCacheEngineConfig { load_evict_interval: ReadableDuration::millis(99), ..valid.clone() }),
+            "in-memory-engine.load-evict-interval = 99ms is less than 100ms"
+        );
+        assert_eq!(
+            error(RegionCacheEngineConfig { auto_load_threshold: 0, ..valid.clone() }),
+            "in-memory-engine.auto-load-threshold = 0 is less than 1"
+        );
         for capacity in [ReadableSize(0), ReadableSize(u64::MAX)] {
             let message = error(RegionCacheEngineConfig { capacity, ..valid.clone() });
             assert!(message.starts_with(&format!("in-memory-engine.capacity = {capacity} is not within")), "{message}");

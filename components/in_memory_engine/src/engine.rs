@@ -27,9 +27,10 @@ use kvproto::metapb::Region;
 use tikv_util::{debug, info, warn};
 
 use crate::{
-    ConfigError, Incarnation, LoadAttempt, LoadDecision, RegionCacheEngineConfig, RegionState, RegionTable,
+    ConfigError, Incarnation, LoadAttempt, LoadDecision, Loaded, RegionCacheEngineConfig, RegionState, RegionTable,
     SplitDecision,
-    cached_region::{CachedRegion, EvictFinished, Writer},
+    auto_load::AutoLoading,
+    cached_region::{CachedRegion, EvictFinished, Origin, ScanMeter, Writer},
     config::Limits,
     housekeeping::Chore,
     memory::{Charge, MemoryBudget},
@@ -50,6 +51,9 @@ pub struct RegionStatus {
     pub state: RegionState,
     /// What the region is accounted with; of a region that is loading, without what has been scanned so far.
     pub memory_bytes: usize,
+    /// What its load has read so far, or did read until it was done; together with the regions that were split from it
+    /// meanwhile.
+    pub loaded: Loaded,
 }
 
 pub(crate) struct Core {
@@ -71,6 +75,8 @@ pub(crate) struct Core {
     pub(crate) chores: (Sender<Chore>, Receiver<Chore>),
     /// Whether a chore to reclaim memory is queued.
     pub(crate) reclaim_queued: AtomicBool,
+    /// `None` when it is switched off.
+    pub(crate) auto_load: Option<AutoLoading>,
 }
 
 #[derive(Default)]
@@ -98,6 +104,12 @@ impl Topology {
 
     pub(crate) fn evicting(&self) -> impl Iterator<Item = Arc<CachedRegion>> {
         self.table.evicting().filter_map(|(incarnation, _)| self.leaving.get(&incarnation)?.data.upgrade())
+    }
+
+    /// What is accounted and stays when those that read what is evicted are done.
+    pub(crate) fn kept_bytes(&self, budget: &MemoryBudget) -> usize {
+        let leaving_bytes: usize = self.evicting().map(|region| region.memory_bytes()).sum();
+        budget.used_bytes().saturating_sub(leaving_bytes)
     }
 
     pub(crate) fn live_region(&self, incarnation: Incarnation) -> Option<Arc<CachedRegion>> {
@@ -193,6 +205,7 @@ impl RegionCacheEngine {
             loads: unbounded(),
             chores: unbounded(),
             reclaim_queued: AtomicBool::new(false),
+            auto_load: (config.enabled && config.auto_load).then(|| AutoLoading::new(&limits)),
         };
         Ok(Self { core: Arc::new(core) })
     }
@@ -242,7 +255,7 @@ impl RegionCacheEngine {
     }
 
     /// Queues `region` for loading, unless the cache is disabled or too full, or has it already.
-    fn try_load(&self, region: CacheRegion) {
+    pub(crate) fn try_load(&self, region: CacheRegion, origin: Origin) {
         let core = &self.core;
         if !core.enabled {
             return;
@@ -251,6 +264,9 @@ impl RegionCacheEngine {
         if used_bytes > core.limits.stop_load_threshold_bytes {
             METRICS.loads_refused.inc();
             info!("cache is too full to load a region"; "region_id" => region.id, "used_bytes" => used_bytes);
+            if origin == Origin::Asked {
+                self.make_room(core.limits.stop_load_threshold_bytes);
+            }
             return;
         }
         let region_id = region.id;
@@ -259,7 +275,9 @@ impl RegionCacheEngine {
         match decision {
             LoadDecision::Queued { incarnation, attempt, replaced } => {
                 let outdated = core.follow_eviction(&mut topology, &replaced, EvictReason::AutoEvict);
-                topology.admit(core.new_region(incarnation, region));
+                let region = core.new_region(incarnation, region, Arc::default());
+                region.set_origin(origin);
+                topology.admit(region);
                 core.publish(&topology);
                 drop(topology);
                 drop(outdated);
@@ -267,7 +285,11 @@ impl RegionCacheEngine {
                 let _ = core.loads.0.send(attempt);
                 debug!("region is queued for loading"; "region_id" => region_id);
             }
-            LoadDecision::AlreadyCached(_) => {}
+            LoadDecision::AlreadyCached(_) => {
+                let incarnation = topology.table.by_id(region_id).filter(|_| origin == Origin::Asked);
+                let cached = incarnation.and_then(|incarnation| topology.live_region(incarnation));
+                cached.inspect(|region| region.set_origin(origin));
+            }
             LoadDecision::EmptyRange => {
                 METRICS.loads_refused.inc();
                 warn!("region without keys is not loaded"; "region_id" => region_id);
@@ -306,7 +328,7 @@ impl RegionCacheEngine {
                     let split = topology.retire(region.incarnation);
                     let mut too_large = Vec::new();
                     for (incarnation, piece) in pieces {
-                        let piece = core.new_region(incarnation, piece);
+                        let piece = core.new_region(incarnation, piece, region.scanned().clone());
                         if region.give_to_piece(&writer, &piece).is_err() {
                             too_large.push(incarnation);
                         }
@@ -350,8 +372,8 @@ impl RegionCacheEngine {
 }
 
 impl Core {
-    pub(crate) fn new_region(&self, incarnation: Incarnation, region: CacheRegion) -> CachedRegion {
-        CachedRegion::new(incarnation, region, Charge::new(self.budget.clone()), self.chores.0.clone())
+    fn new_region(&self, incarnation: Incarnation, region: CacheRegion, scanned: Arc<ScanMeter>) -> CachedRegion {
+        CachedRegion::new(incarnation, region, scanned, Charge::new(self.budget.clone()), self.chores.0.clone())
     }
 
     /// Evicts what is still there of `incarnations`.
@@ -387,6 +409,9 @@ impl Core {
         let evicted: Vec<_> = incarnations.iter().filter_map(|incarnation| topology.retire(*incarnation)).collect();
         for region in &evicted {
             METRICS.evictions(reason).inc();
+            if let Some(auto_load) = &self.auto_load {
+                auto_load.note_eviction(region, reason);
+            }
             info!("region is evicted"; "region_id" => region.region.id, "version" => region.region.epoch_version,
                 "reason" => ?reason, "memory_bytes" => region.memory_bytes());
         }
@@ -409,14 +434,21 @@ impl Core {
 }
 
 fn status(state: RegionState, region: &CachedRegion) -> RegionStatus {
-    RegionStatus { region: region.region.clone(), state, memory_bytes: region.memory_bytes() }
+    RegionStatus {
+        region: region.region.clone(),
+        state,
+        memory_bytes: region.memory_bytes(),
+        loaded: region.scanned().loaded(),
+    }
 }
 
 impl RegionCacheEngineExt for RegionCacheEngine {
     fn on_region_event(&self, event: RegionEvent) {
         match event {
             RegionEvent::Split { source, new_regions } => self.follow_split(&source, &new_regions),
-            RegionEvent::TryLoad { region, for_manual_range: _ } => self.try_load(region),
+            RegionEvent::TryLoad { region, for_manual_range } => {
+                self.try_load(region, if for_manual_range { Origin::Asked } else { Origin::UNASKED });
+            }
             RegionEvent::Eviction { region, reason, on_evict_finished } => {
                 self.evict_region(&region, reason, on_evict_finished);
             }
@@ -443,7 +475,7 @@ impl RegionCacheEngineExt for RegionCacheEngine {
     /// When the region has no peers, that is, when it is not initialized. This is how TiKV's engine behaves
     /// (tikv/tikv#18046), kept on purpose: it is the assertion that the plugin keeps uninitialized regions away from.
     fn load_region(&self, region: &Region) {
-        self.try_load(CacheRegion::from_region(region));
+        self.try_load(CacheRegion::from_region(region), Origin::Asked);
     }
 }
 

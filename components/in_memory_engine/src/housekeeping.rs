@@ -8,6 +8,9 @@
 //! those with the fewest recent reads per byte first. Every [`HALF_LIFE_READS`] reads of the cache count half from then
 //! on; a region that became active within these goes last, as it has not had a chance to be read.
 //!
+//! When somebody asks for a region and there is no room, those that were loaded automatically go, in the same order, until
+//! there is.
+//!
 //! Regions that are evicted do not come back at once: loads start below the stop-load threshold only, and stop at the
 //! evict threshold, so that a load never pushes a region out. What is evicted makes room for writes.
 //!
@@ -24,7 +27,8 @@ use engine_traits::EvictReason;
 
 use crate::{
     RegionCacheEngine, RegionState,
-    cached_region::{CachedRegion, Remains, Writer},
+    cached_region::{CachedRegion, Origin, Remains, Writer},
+    metrics::METRICS,
 };
 
 /// After so many reads of the cache they count half. Enough to tell a region that is read from one that is not, few
@@ -36,6 +40,8 @@ pub(crate) enum Chore {
     Bury(Remains),
     /// Memory is above the evict threshold.
     Reclaim,
+    /// Somebody has asked for a region, and what nobody has asked for is in the way.
+    MakeRoom { down_to_bytes: usize },
 }
 
 impl RegionCacheEngine {
@@ -48,20 +54,37 @@ impl RegionCacheEngine {
     /// Does the `first` chore, and all that are queued.
     pub(crate) fn run_chores(&self, first: Option<Chore>) {
         let mut next = first.or_else(|| self.core.chores.1.try_recv().ok());
-        let mut reclaim = false;
+        let (mut reclaim, mut down_to_bytes) = (false, usize::MAX);
         while let Some(chore) = next {
             match chore {
                 Chore::Bury(remains) => self.bury(remains),
                 Chore::Reclaim => reclaim = true,
+                Chore::MakeRoom { down_to_bytes: wanted } => down_to_bytes = down_to_bytes.min(wanted),
             }
             next = self.core.chores.1.try_recv().ok();
             if next.is_none() && std::mem::take(&mut reclaim) {
                 self.core.reclaim_queued.store(false, Ordering::Relaxed);
-                self.evict_least_read();
+                let limit_bytes = self.core.limits.evict_threshold_bytes;
+                self.evict_least_read(limit_bytes, EvictReason::MemoryLimitReached, |_| true);
                 // What was just evicted, unless somebody reads it.
                 next = self.core.chores.1.try_recv().ok();
             }
+            if next.is_none() && down_to_bytes != usize::MAX {
+                let is_unasked = |region: &CachedRegion| region.origin() != Origin::Asked;
+                let evicted = self.evict_least_read(down_to_bytes, EvictReason::AutoEvict, is_unasked);
+                METRICS.auto_evictions_for_asked.inc_by(evicted as u64);
+                down_to_bytes = usize::MAX;
+                next = self.core.chores.1.try_recv().ok();
+            }
         }
+    }
+
+    /// Has regions evicted that were loaded automatically, until what is cached takes no more than this. Only somebody who
+    /// asks for a region may want that: what is loaded automatically fills the memory, and must not be in its way. The load
+    /// that was refused is not waited for; whoever wants it asks again.
+    pub(crate) fn make_room(&self, down_to_bytes: usize) {
+        // The receiver lives as long as the engine.
+        let _ = self.core.chores.0.send(Chore::MakeRoom { down_to_bytes });
     }
 
     fn bury(&self, remains: Remains) {
@@ -84,12 +107,17 @@ impl RegionCacheEngine {
         }
     }
 
-    fn evict_least_read(&self) {
+    /// Evicts active regions until what is cached takes no more than this, of those that `may_go` the least read first.
+    /// Returns how many.
+    fn evict_least_read(
+        &self,
+        down_to_bytes: usize,
+        reason: EvictReason,
+        may_go: impl Fn(&CachedRegion) -> bool,
+    ) -> usize {
         let core = &self.core;
         let topology = core.topology.lock();
-        let leaving_bytes: usize = topology.evicting().map(|region| region.memory_bytes()).sum();
-        let kept_bytes = core.budget.used_bytes().saturating_sub(leaving_bytes);
-        let mut excess_bytes = kept_bytes.saturating_sub(core.limits.evict_threshold_bytes);
+        let mut excess_bytes = topology.kept_bytes(&core.budget).saturating_sub(down_to_bytes);
         let active: Vec<_> = topology
             .live()
             .filter(|(state, _)| **state == RegionState::Active)
@@ -105,6 +133,7 @@ impl RegionCacheEngine {
         }
         let mut candidates: Vec<_> = active
             .into_iter()
+            .filter(|region| may_go(region))
             .map(|region| {
                 let bytes = region.memory_bytes();
                 let is_new = region.active_since() + HALF_LIFE_READS > reads;
@@ -122,7 +151,8 @@ impl RegionCacheEngine {
             excess_bytes = excess_bytes.saturating_sub(bytes);
             victims.push(incarnation);
         }
-        core.evict(&victims, EvictReason::MemoryLimitReached);
+        core.evict(&victims, reason);
+        victims.len()
     }
 
     /// Drops the versions of active regions that only readers below the safe point see, and folds in what was written.

@@ -27,7 +27,7 @@ use tikv_util::{info, warn};
 use crate::{
     LoadAttempt, RegionCacheEngine, RegionState,
     block::BlockBuilder,
-    cached_region::{CachedRegion, Writer},
+    cached_region::{CachedRegion, Origin, ScanMeter, Writer},
     memory::OverCapacity,
     metrics::METRICS,
     region_data::{RegionData, block_builders},
@@ -85,6 +85,8 @@ pub struct LoadJob<S: Snapshot> {
     data: Option<RegionData>,
     /// Steps that may still drain.
     drains_left: u32,
+    /// Where others see it.
+    meter: Arc<ScanMeter>,
     outcome: Option<LoadOutcome>,
 }
 
@@ -121,10 +123,13 @@ impl RegionCacheEngine {
         let core = &self.core;
         if core.budget.used_bytes() > core.limits.stop_load_threshold_bytes {
             METRICS.loads_refused.inc();
+            if self.is_asked(attempt) {
+                self.make_room(core.limits.stop_load_threshold_bytes);
+            }
             self.evict_attempt(attempt, EvictReason::LoadFailedWithoutStart);
             return None;
         }
-        let disk = {
+        let (disk, meter) = {
             let _cut = core.cut.write();
             let mut topology = core.topology.lock();
             if !topology.table.begin_load(attempt) {
@@ -132,10 +137,12 @@ impl RegionCacheEngine {
                 return None;
             }
             let members: Vec<_> = topology.table.members(attempt).map(|(incarnation, _)| incarnation).collect();
-            members.into_iter().for_each(|incarnation| topology.show(incarnation));
+            members.iter().for_each(|incarnation| topology.show(*incarnation));
             core.publish(&topology);
+            // All members have the same one.
+            let meter = members.first().and_then(|incarnation| topology.live_region(*incarnation));
             drop(topology);
-            disk.snapshot()
+            (disk.snapshot(), meter.map(|region| region.scanned().clone()).unwrap_or_default())
         };
         fail_point!("in_memory_engine::load::pause_before_scan");
         Some(LoadJob {
@@ -149,8 +156,16 @@ impl RegionCacheEngine {
             loaded: Loaded::default(),
             data: None,
             drains_left: DRAINS_MAX,
+            meter,
             outcome: None,
         })
+    }
+
+    /// Whether somebody has asked for a region of the attempt.
+    fn is_asked(&self, attempt: LoadAttempt) -> bool {
+        let topology = self.core.topology.lock();
+        let mut members = topology.table.members(attempt).filter_map(|(member, _)| topology.live_region(member));
+        members.any(|region| region.origin() == Origin::Asked)
     }
 
     /// Evicts what the attempt has not made active.
@@ -176,6 +191,11 @@ impl<S: Snapshot> LoadJob<S> {
             Ok(Some(outcome)) => self.finish(outcome),
             Err(error) => {
                 warn!("load of a region failed"; "attempt" => ?self.attempt, "err" => ?error);
+                if matches!(error, LoadError::OverCapacity(_)) && self.cache.is_asked(self.attempt) {
+                    // How much it needs is not known, but that this was not half of it soon will be.
+                    let limit_bytes = self.cache.core.limits.evict_threshold_bytes;
+                    self.cache.make_room(limit_bytes.saturating_sub(self.loaded.bytes.saturating_mul(2)));
+                }
                 self.cache.evict_attempt(self.attempt, EvictReason::LoadFailed);
                 self.finish(LoadOutcome::Failed)
             }
@@ -235,6 +255,7 @@ impl<S: Snapshot> LoadJob<S> {
             self.loaded.bytes += key.len() + value.len();
             scan.cursor.next()?;
         }
+        self.meter.show(self.loaded);
         // A load does not push others out.
         let core = &self.cache.core;
         if core.budget.used_bytes() > core.limits.evict_threshold_bytes {

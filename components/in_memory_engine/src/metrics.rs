@@ -50,6 +50,9 @@ pub(crate) struct Metrics {
     loads_cancelled: IntCounter,
     loads_failed: IntCounter,
     pub(crate) loads_refused: IntCounter,
+    pub(crate) auto_loads: IntCounter,
+    pub(crate) auto_evictions: IntCounter,
+    pub(crate) auto_evictions_for_asked: IntCounter,
     pub(crate) snapshots_acquired: IntCounter,
     snapshots_not_cached: IntCounter,
     snapshots_too_old_read: IntCounter,
@@ -67,6 +70,12 @@ impl Metrics {
     fn new() -> Self {
         let evictions = counter_vec("tikv_in_memory_engine_eviction_total", "Evicted regions, by reason.", "reason");
         let loads = counter_vec("tikv_in_memory_engine_load_total", "Attempts to load a region, by result.", "result");
+        let automatic = counter_vec(
+            "tikv_in_memory_engine_auto_load_total",
+            "What was done with regions because of how they are read: loaded, evicted for a region that is read more, \
+             evicted for one that was asked for.",
+            "action",
+        );
         let snapshots = counter_vec(
             "tikv_in_memory_engine_snapshot_total",
             "Snapshots that the cache was asked for, by result.",
@@ -94,6 +103,9 @@ impl Metrics {
             loads_cancelled: loads.with_label_values(&["cancelled"]),
             loads_failed: loads.with_label_values(&["failed"]),
             loads_refused: loads.with_label_values(&["refused"]),
+            auto_loads: automatic.with_label_values(&["load"]),
+            auto_evictions: automatic.with_label_values(&["evict"]),
+            auto_evictions_for_asked: automatic.with_label_values(&["make_room"]),
             snapshots_acquired: snapshots.with_label_values(&["acquired"]),
             snapshots_not_cached: snapshots.with_label_values(&["not_cached"]),
             snapshots_too_old_read: snapshots.with_label_values(&["too_old_read"]),

@@ -3,8 +3,9 @@
 //! **Owns** the threads.
 //!
 //! **How it works.** Each load thread takes a queued load and drives it to its end, between two steps waiting as long as
-//! the rate limit wants it to; the housekeeping thread runs chores as they come; the garbage collector runs now and then; and
-//! one thread compares a region after the other with the disk, in the order of their keys, with a pause after each.
+//! the rate limit wants it to; the housekeeping thread runs chores as they come; the garbage collector and automatic loading
+//! run now and then; and one thread compares a region after the other with the disk, in the order of their keys, with a
+//! pause after each.
 //! Dropping the [`CacheWorkers`] fails the loads that are under way and waits for the threads, so that
 //! afterwards nobody holds the disk engine any more.
 //!
@@ -39,7 +40,8 @@ pub struct CacheWorkers {
 }
 
 impl RegionCacheEngine {
-    /// Starts the threads that load regions from `disk`, keep house and, unless it is switched off, cross-check.
+    /// Starts the threads that load regions from `disk`, keep house and, unless that is switched off, cross-check and
+    /// load automatically.
     ///
     /// # Errors
     /// When the operating system refuses another thread.
@@ -62,7 +64,13 @@ impl RegionCacheEngine {
         // On a thread of its own: a region that is evicted meanwhile does not wait to be freed.
         let cache = self.clone();
         let thread = thread::Builder::new().name("ime-gc".to_owned());
-        workers.threads.push(thread.spawn(move || run_gc(&cache, &stopped))?);
+        let stop = stopped.clone();
+        workers.threads.push(thread.spawn(move || run_gc(&cache, &stop))?);
+        if self.core.auto_load.is_some() {
+            let cache = self.clone();
+            let thread = thread::Builder::new().name("ime-auto-load".to_owned());
+            workers.threads.push(thread.spawn(move || run_auto_load(&cache, &stopped))?);
+        }
         Ok(workers)
     }
 }
@@ -138,6 +146,12 @@ fn run_chores(cache: &RegionCacheEngine, stopped: &Receiver<Infallible>) {
 fn run_gc(cache: &RegionCacheEngine, stopped: &Receiver<Infallible>) {
     while !is_stopped_within(cache.core.limits.gc_run_interval, stopped) {
         cache.collect_garbage();
+    }
+}
+
+fn run_auto_load(cache: &RegionCacheEngine, stopped: &Receiver<Infallible>) {
+    while stopped.recv_timeout(cache.core.limits.load_evict_interval) == Err(RecvTimeoutError::Timeout) {
+        cache.auto_load();
     }
 }
 

@@ -15,7 +15,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use in_memory_engine::RegionState as CachedState;
+use in_memory_engine::{RegionState as CachedState, RegionStatus as CachedStatus};
 use kvproto::metapb::Region;
 use preload_observer::{
     PinnedRange,
@@ -129,8 +129,9 @@ pub struct PeerCacheView {
     /// `absent`, `pending`, `loading`, `active` or `evicting`.
     pub state: &'static str,
     pub bytes: usize,
-    pub loaded_bytes: usize,
-    pub total_bytes: Option<usize>,
+    /// What the load has read so far; null unless the region is `pending` or `loading`.
+    pub loaded_entries: Option<usize>,
+    pub loaded_bytes: Option<usize>,
     pub hits: u64,
     pub misses: u64,
 }
@@ -182,15 +183,16 @@ impl View {
                 (None, false) => "down",
             };
             let statuses = statuses.unwrap_or_default();
-            let cached: BTreeMap<u64, (CachedState, usize)> = member
+            let cached: BTreeMap<u64, CachedStatus> = member
                 .cache
                 .regions()
                 .into_iter()
                 // Of a region that is cached again while it is being evicted, the live one counts; those come first.
                 .rev()
-                .map(|status| (status.region.id, (status.state, status.memory_bytes)))
+                .map(|status| (status.region.id, status))
                 .collect();
-            let count = |accept: fn(&CachedState) -> bool| cached.values().filter(|(state, _)| accept(state)).count();
+            let count =
+                |accept: fn(&CachedState) -> bool| cached.values().filter(|region| accept(&region.state)).count();
             let (limits, reads, plugin) = (member.cache.limits(), member.reads.total(), member.plugin.status());
             let used_bytes = member.cache.usage_bytes();
             stores.push(StoreView {
@@ -234,13 +236,15 @@ impl View {
             for status in statuses {
                 let region_id = status.region.get_id();
                 let reads = member.reads.of_region(region_id);
-                let (cache_state, bytes) =
-                    cached.get(&region_id).map_or(("absent", 0), |(state, bytes)| (cached_label(*state), *bytes));
+                let cached = cached.get(&region_id);
+                let loaded = cached
+                    .filter(|region| matches!(region.state, CachedState::Pending | CachedState::Loading))
+                    .map(|region| region.loaded);
                 let cache = PeerCacheView {
-                    state: cache_state,
-                    bytes,
-                    loaded_bytes: bytes,
-                    total_bytes: None,
+                    state: cached.map_or("absent", |region| cached_label(region.state)),
+                    bytes: cached.map_or(0, |region| region.memory_bytes),
+                    loaded_entries: loaded.map(|loaded| loaded.entries),
+                    loaded_bytes: loaded.map(|loaded| loaded.bytes),
                     hits: reads.hits,
                     misses: reads.misses,
                 };

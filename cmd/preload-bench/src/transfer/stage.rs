@@ -20,6 +20,7 @@ use std::{
 };
 
 use engine_traits::{Cf, RegionCacheEngineExt};
+use in_memory_engine::RegionCacheEngineConfig;
 use kvproto::metapb::Region;
 use parking_lot::{Mutex, RwLock};
 use raft::StateRole;
@@ -154,6 +155,8 @@ impl Stage {
             stores: STORES,
             raftstore: raftstore::store::Config::default(),
             plugins: vec![Arc::new(plugin)],
+            // What is measured is who is told to be warm when.
+            cache: RegionCacheEngineConfig { auto_load: false, ..Default::default() },
             ..ClusterConfig::default()
         };
         let cluster = Cluster::start(config).expect("a cluster starts in an empty directory");

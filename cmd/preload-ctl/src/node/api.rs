@@ -62,8 +62,7 @@ pub(super) struct Peer {
 pub(super) struct PeerCache {
     pub(super) state: String,
     pub(super) bytes: u64,
-    pub(super) loaded_bytes: u64,
-    pub(super) total_bytes: Option<u64>,
+    pub(super) loaded_bytes: Option<u64>,
     pub(super) hits: u64,
     pub(super) misses: u64,
 }

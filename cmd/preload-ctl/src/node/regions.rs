@@ -175,10 +175,8 @@ pub(super) fn region(context: &mut Context<'_>, id: u64) -> Result<Exit> {
 
 fn peer_row(peer: &Peer) -> Vec<String> {
     let cache = &peer.cache;
-    let progress = match cache.total_bytes {
-        Some(total) if cache.state == "loading" && total > 0 => {
-            format!("loading {}%", cache.loaded_bytes * 100 / total)
-        }
+    let progress = match cache.loaded_bytes {
+        Some(bytes) if cache.state == "loading" => format!("loading, {} so far", amount(bytes)),
         _ => cache.state.clone(),
     };
     let optional = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());

@@ -66,7 +66,8 @@ pub(super) struct Loaded {
 impl<D: DiskEngine> Schedule<D> {
     /// Starts three stores below `dir`, with `plugin` on each.
     pub(super) fn start(dir: &Path, dataset: Dataset, plugin: PluginOn<D>) -> Result<Self> {
-        let mut cache = RegionCacheEngineConfig { enabled: true, ..Default::default() };
+        // What is warm here is so because somebody has asked for it.
+        let mut cache = RegionCacheEngineConfig { enabled: true, auto_load: false, ..Default::default() };
         cache.capacity = cache.capacity.max(ReadableSize(dataset.size_bytes() * CACHE_BYTES_PER_BYTE));
         let config = ClusterConfigOn {
             stores: 3,

@@ -9,7 +9,7 @@ use engine_traits::{
 };
 use in_memory_engine::{LoadProgress, RegionCacheEngine, RegionCacheEngineConfig, RegionCacheSnapshot};
 
-use crate::{HybridEngine, HybridIterator};
+use crate::{CountedCursor, HybridEngine, HybridIterator};
 
 fn cache() -> RegionCacheEngine {
     RegionCacheEngine::new(&RegionCacheEngineConfig::default()).unwrap()
@@ -134,7 +134,7 @@ mod read_from_memory {
 
         fn iter(&self, cf: Cf, bounds: IterBounds) -> Result<Self::Iter> {
             Ok(if cf == Cf::Raft {
-                HybridIterator::Disk(self.disk.iter(cf, bounds)?)
+                HybridIterator::Disk(CountedCursor::new(self.disk.iter(cf, bounds)?, None))
             } else {
                 HybridIterator::Memory(self.memory.iter(cf, bounds)?)
             })

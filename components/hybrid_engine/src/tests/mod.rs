@@ -1,6 +1,7 @@
 //! The rule that all else is for: the cache equals the disk.
 
 mod audit;
+mod auto_load;
 mod concurrent;
 mod conformance;
 mod garbage;

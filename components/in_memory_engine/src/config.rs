@@ -61,7 +61,8 @@ const DEFAULT_CROSS_CHECK_INTERVAL: ReadableDuration = ReadableDuration::secs(30
 /// More often than this, and an empty cache would keep a thread busy.
 const CROSS_CHECK_INTERVAL_MIN: ReadableDuration = ReadableDuration::millis(100);
 
-/// A region of default size takes three seconds, and a tenth of a core while it does.
+/// A region of default size takes three seconds. Most of what an entry costs is the disk's own step to it, so this bounds
+/// the processor time as well.
 const DEFAULT_CROSS_CHECK_RATE_LIMIT: ReadableSize = ReadableSize::mb(32);
 
 /// Slower than this, and what is evicted meanwhile is not freed for a noticeable time: between two steps, nobody looks.

@@ -27,8 +27,8 @@ use crate::{Audit, AuditProgress, LoadJob, RegionCacheEngine, load::LoadProgress
 /// at a million entries per second this is a millisecond.
 const LOAD_STEP_ENTRIES: usize = 1024;
 
-/// Entries that one step of a cross-check passes, on both sides together: a burst of the processor that a reader on the same
-/// core does not notice, a tenth of a millisecond.
+/// Entries that one step of a cross-check passes, on both sides together: less than a millisecond, and with the default rate
+/// limit it rests for a millisecond after each.
 const AUDIT_STEP_ENTRIES: usize = 512;
 
 /// The running threads of a cache. They end when this is dropped.

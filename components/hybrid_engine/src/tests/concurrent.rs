@@ -17,7 +17,8 @@ use engine_traits::{
     CacheRegion, Cf, EvictReason, IterBounds, Iterator, KvEngine, RegionCacheEngineExt, RegionEvent, Snapshot,
     WriteBatch,
 };
-use in_memory_engine::{LoadProgress, RegionCacheEngine, RegionCacheEngineConfig};
+use in_memory_engine::{AuditOutcome, LoadProgress, RegionCacheEngine, RegionCacheEngineConfig, RegionState};
+use tikv_util::config::ReadableDuration;
 
 use super::support::*;
 
@@ -226,6 +227,36 @@ fn a_write_waits_for_an_earlier_one_to_the_same_region() {
     during_a_write(&engine, b"first", true, || put(&engine, b"za1", b"second"));
     assert_eq!(engine.get_value(Cf::Default, b"za1").unwrap(), Some(b"second".to_vec()));
     assert!(check_equals_disk(&engine, &region));
+}
+
+#[test]
+fn an_audit_takes_its_snapshots_while_no_write_is_half_done() {
+    for on_disk in [false, true] {
+        let engine = engine();
+        let region = CacheRegion::new(1, 1, b"za", b"zb");
+        load(&engine, &region);
+        let mut audited = None;
+        during_a_write(&engine, b"v", on_disk, || audited = audit(&engine, region.id, 1));
+        assert_eq!(outcome(&mut audited.unwrap()), AuditOutcome::Same);
+    }
+}
+
+/// Nobody calls it.
+#[test]
+fn the_cross_check_finds_and_evicts_a_region_that_differs() {
+    let config = RegionCacheEngineConfig { cross_check_interval: ReadableDuration::millis(100), ..Default::default() };
+    let cache = RegionCacheEngine::new(&config).unwrap();
+    let engine = crate::HybridEngine::new(MemDisk::new().open("kv"), cache).unwrap();
+    let regions = [CacheRegion::new(1, 1, b"za", b"zb"), CacheRegion::new(2, 1, b"zb", b"zc")];
+    for region in &regions {
+        request_load(&engine, region);
+        wait_until("the region is loaded", || state(&engine, region.id) == Some(RegionState::Active));
+    }
+    let mut behind_the_cache = WriteBatch::new();
+    behind_the_cache.put(Cf::Default, b"zb1", b"v");
+    engine.disk().write(&behind_the_cache).unwrap();
+    wait_until("the region is evicted", || state(&engine, 2).is_none());
+    assert_eq!(state(&engine, 1), Some(RegionState::Active));
 }
 
 #[test]

@@ -197,3 +197,17 @@ fn alerts_dashboard_and_documents_are_about_what_a_node_exports() {
         check(&exported, "a variable of the dashboard", query);
     }
 }
+
+#[test]
+fn every_panel_of_the_dashboard_has_an_id_and_a_place_of_its_own() {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let (mut ids, mut cells) = (BTreeSet::new(), BTreeSet::new());
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let title = &panel["title"];
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title} has the id of another panel");
+        let [x, y, width, height] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
+        for cell in (y..y + height).flat_map(|row| (x..x + width).map(move |column| (row, column))) {
+            assert!(cells.insert(cell), "{title} lies on another panel");
+        }
+    }
+}

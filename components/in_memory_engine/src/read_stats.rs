@@ -16,15 +16,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use engine_traits::CacheRegion;
 use kvproto::metapb::Region;
-use parking_lot::Mutex;
+
+use crate::sync::{AtomicU64, Mutex};
 
 /// How many steps of a cursor take as long as a seek: 40 with everything in RocksDB's block cache (3,670 ns and 88 ns), fewer
 /// where blocks have to be read, which both have to.

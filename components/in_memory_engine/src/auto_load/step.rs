@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use engine_traits::EvictReason;
 use kvproto::metapb::Region;
-use parking_lot::Mutex;
 use tikv_util::info;
 
 use super::{AutoLoad, CachedReads, Displaced, KNOWN_MAX, Observed};
@@ -21,6 +20,7 @@ use crate::{
     cached_region::{CachedRegion, Origin},
     metrics::METRICS,
     read_stats::ReadStats,
+    sync::Mutex,
 };
 
 /// What automatic loading remembers.

@@ -125,7 +125,8 @@ pub struct Scanner<'a, S: Snapshot> {
     options: ScanOptions,
     locks: S::Iter,
     writes: S::Iter,
-    /// The data key of the current user key, and of one of its versions.
+    /// The data key of the current user key, while the cursor on the write family may be elsewhere; and of one of its
+    /// versions.
     data_key: Vec<u8>,
     version_key: Vec<u8>,
     /// A value from the default column family.
@@ -137,8 +138,8 @@ pub struct Scanner<'a, S: Snapshot> {
 /// The cursor on the write family leaves a user key only when the next row is asked for: its record is being returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
-    /// On a version of the current user key.
-    Version,
+    /// On a version of the current user key, whose data key has this length.
+    Version { user_key_len: usize },
     /// On a version of the current user key, or behind.
     Unknown,
     /// On the first version of another user key, or at the end.
@@ -153,6 +154,14 @@ enum Version {
     Long {
         start_ts: TimeStamp,
     },
+}
+
+/// A record that the cursor is on, and that is what most rows are: a value, in the newest version.
+struct Newest {
+    user_key_len: usize,
+    commit_ts: TimeStamp,
+    /// Where the value is in the record.
+    value: Range<usize>,
 }
 
 impl<'a, S: Snapshot> Scanner<'a, S> {
@@ -186,13 +195,19 @@ impl<'a, S: Snapshot> Scanner<'a, S> {
         loop {
             self.leave_user_key()?;
             let is_written = self.writes.valid();
+            if let Some(Newest { user_key_len, commit_ts, value }) = self.newest_value()? {
+                self.writes_at = At::Version { user_key_len };
+                let value = if self.options.key_only { &[] } else { &self.writes.value()[value] };
+                let key = user_key(&self.writes.key()[..user_key_len])?;
+                return Ok(Some(Row { key, found: Found::Value(value), commit_ts }));
+            }
             let mut first_ts = TimeStamp::zero();
             if is_written {
                 let (written_key, written_at) = Key::split_on_ts_for(self.writes.key())?;
                 first_ts = written_at;
                 self.data_key.clear();
                 self.data_key.extend_from_slice(written_key);
-                self.writes_at = At::Version;
+                self.writes_at = At::Version { user_key_len: self.data_key.len() };
             }
             if self.locks.valid() {
                 let order = if is_written { self.locks.key().cmp(&self.data_key) } else { Ordering::Equal };
@@ -227,6 +242,17 @@ impl<'a, S: Snapshot> Scanner<'a, S> {
         }
     }
 
+    /// What the cursor on the write family is on, if no more has to be looked at than that.
+    fn newest_value(&self) -> Result<Option<Newest>> {
+        if self.options.reverse || self.locks.valid() || !self.writes.valid() {
+            return Ok(None);
+        }
+        let (user_key, commit_ts) = Key::split_on_ts_for(self.writes.key())?;
+        let bytes = self.writes.value();
+        let value = WriteRef::plain_put(bytes).filter(|_| commit_ts <= self.ts);
+        Ok(value.map(|value| Newest { user_key_len: user_key.len(), commit_ts, value: range_in(bytes, value) }))
+    }
+
     /// Makes the user key of the next lock the current one and moves on to the lock behind; the lock, if a reader has to
     /// wait for it.
     fn pass_lock(&mut self) -> Result<Option<Box<Lock>>> {
@@ -259,23 +285,29 @@ impl<'a, S: Snapshot> Scanner<'a, S> {
             }
             self.writes_at = At::Unknown;
         }
-        let is_on_version = self.writes_at == At::Version;
+        let is_on_version = matches!(self.writes_at, At::Version { .. });
         let version = deciding_record(&mut self.writes, &self.data_key, self.ts, is_on_version)?;
-        self.writes_at = if matches!(version, Version::None) { At::Unknown } else { At::Version };
+        self.writes_at = match version {
+            Version::None => At::Unknown,
+            _ => At::Version { user_key_len: self.data_key.len() },
+        };
         Ok(version)
     }
 
     /// Moves the cursor on the write family to another user key.
     fn leave_user_key(&mut self) -> Result<()> {
-        let is_on_version = match std::mem::replace(&mut self.writes_at, At::NextUserKey) {
+        let user_key_len = match std::mem::replace(&mut self.writes_at, At::NextUserKey) {
             At::NextUserKey => return Ok(()),
-            At::Version => true,
-            At::Unknown => self.writes.valid() && Key::is_user_key_eq(self.writes.key(), &self.data_key),
+            At::Version { user_key_len } => Some(user_key_len),
+            At::Unknown => {
+                let is_same = self.writes.valid() && Key::is_user_key_eq(self.writes.key(), &self.data_key);
+                is_same.then_some(self.data_key.len())
+            }
         };
         if self.options.reverse {
             self.writes.seek_for_prev(&self.data_key)?;
-        } else if is_on_version {
-            self.writes.skip_prefix(self.data_key.len())?;
+        } else if let Some(len) = user_key_len {
+            self.writes.skip_prefix(len)?;
         }
         Ok(())
     }
@@ -327,13 +359,17 @@ fn deciding_record(
             WriteType::Put if record.gc_fence.is_some_and(|fence| !fence.is_zero() && fence <= ts) => break,
             WriteType::Put => {
                 let Some(value) = record.short_value else { return Ok(Version::Long { start_ts: record.start_ts }) };
-                // It is a part of the record.
-                let start = value.as_ptr().addr() - bytes.as_ptr().addr();
-                return Ok(Version::Short(start..start + value.len()));
+                return Ok(Version::Short(range_in(bytes, value)));
             }
         }
     }
     Ok(Version::None)
+}
+
+/// Where `part`, which is a part of `bytes`, is.
+fn range_in(bytes: &[u8], part: &[u8]) -> Range<usize> {
+    let start = part.as_ptr().addr() - bytes.as_ptr().addr();
+    start..start + part.len()
 }
 
 /// The encoded user key of a data key.

@@ -159,6 +159,7 @@ pub(crate) struct Block {
     values_at: u32,
     /// Offset of the history, in words.
     history_at: u32,
+    has_nested_stems: bool,
     charge: Arc<Charge>,
 }
 
@@ -172,6 +173,7 @@ impl Block {
             stems_at: 0,
             values_at: 0,
             history_at: 0,
+            has_nested_stems: false,
             charge: Arc::new(Charge::new(budget)),
         }
     }
@@ -232,10 +234,9 @@ impl Block {
         self.stem_ends()[group] & BARE == 0
     }
 
-    /// Whether the keys of the group behind `group` begin with its stem as well. Not so with versions of user keys.
-    pub(crate) fn is_stem_prefix_of_next(&self, group: usize) -> bool {
-        let (stem, next) = (self.stem_rest(group), self.stem_rest(group + 1));
-        next.len() > stem.len() && next.starts_with(stem)
+    /// Whether the keys of some group begin with the stem of the group before. Not so with versions of user keys.
+    pub(crate) fn has_nested_stems(&self) -> bool {
+        self.has_nested_stems
     }
 
     /// Makes `key` the key of `entry`, which is in `group`.

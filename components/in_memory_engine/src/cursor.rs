@@ -7,7 +7,8 @@
 //! entry behind (or before) the current key, which also tells the next run; a cursor has no direction and can turn at any
 //! time. Behind the last entry of a leaf comes the first of the next one.
 //!
-//! To skip the versions of a user key is to go to the next group of the block, however many they are.
+//! To skip the versions of a user key is to go to the next group of the block, however many they are; a scan in reverse finds
+//! the version that it wants in the group that it is in, and leaves it for the one before.
 //!
 //! **Invariants.** The key is within the bounds. What the cursor shows is what its snapshot shows: it looks at leaves of
 //! the snapshot's directory only, and at changes up to its number.
@@ -246,6 +247,42 @@ impl RegionCacheIterator {
         directory.find(key)
     }
 
+    /// Goes to the first entry `>= key`, if that is among the versions of the current user key, and is sure to be.
+    fn seek_in_group(&mut self, key: &[u8]) -> bool {
+        let Some(position) = &mut self.position else { return false };
+        let block = position.leaf.block();
+        if matches!(position.at, At::Block(_))
+            && block.has_suffixes(position.group)
+            && let Some(suffix) = key.strip_prefix(&self.key[..self.key.len() - SUFFIX_LEN])
+        {
+            let target = block.lower_bound_of_suffix(position.group, suffix);
+            // The entry before is below `key`, and no change is in between.
+            let is_first =
+                position.run.start < target && (position.group_entries.start < target || !block.has_nested_stems());
+            if is_first && target < position.group_entries.end.min(position.run.end) {
+                position.step_to(target, &mut self.key);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Goes to the last entry of the group before, if that is what is before all keys that begin with `key`.
+    fn leave_group_back(&mut self, key: &[u8]) -> bool {
+        let Some(position) = &mut self.position else { return false };
+        let block = position.leaf.block();
+        let first = position.group_entries.start;
+        let is_before = matches!(position.at, At::Block(_))
+            && block.has_suffixes(position.group)
+            && !block.has_nested_stems()
+            && position.run.start < first
+            && key == &self.key[..self.key.len() - SUFFIX_LEN];
+        if is_before {
+            position.step_to(first - 1, &mut self.key);
+        }
+        is_before
+    }
+
     /// Goes to the next group, if that is the next thing without the first `len` bytes of the current key.
     fn skip_group(&mut self, len: usize) -> bool {
         let Some(position) = &mut self.position else { return false };
@@ -255,7 +292,7 @@ impl RegionCacheIterator {
             && block.has_suffixes(position.group)
             && len + SUFFIX_LEN == self.key.len()
             && next < position.run.end
-            && !block.is_stem_prefix_of_next(position.group);
+            && !block.has_nested_stems();
         if is_next {
             position.step_to(next, &mut self.key);
             if let Some(ahead) = &mut self.ahead {
@@ -337,6 +374,9 @@ impl Outlook {
 
 impl Iterator for RegionCacheIterator {
     fn seek(&mut self, key: &[u8]) -> Result<bool> {
+        if self.seek_in_group(key) {
+            return Ok(true);
+        }
         if key <= self.lower.as_slice() {
             return self.seek_to_first();
         }
@@ -344,6 +384,9 @@ impl Iterator for RegionCacheIterator {
     }
 
     fn seek_for_prev(&mut self, key: &[u8]) -> Result<bool> {
+        if self.leave_group_back(key) {
+            return Ok(true);
+        }
         if key >= self.upper.as_slice() {
             return self.seek_to_last();
         }

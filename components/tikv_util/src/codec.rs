@@ -173,6 +173,28 @@ impl<'a> Reader<'a> {
         Err(self.error(DecodeErrorKind::VarintTooLong))
     }
 
+    /// Passes over what [`var_u64`](Self::var_u64) reads, in a time that does not grow with its length.
+    ///
+    /// # Errors
+    /// As `var_u64`.
+    #[inline]
+    pub fn skip_var_u64(&mut self) -> Result<(), DecodeError> {
+        if let Some(first) = self.rest.first_chunk() {
+            // The last byte of a varint is the first one without this bit.
+            let last = !u64::from_le_bytes(*first) & 0x8080_8080_8080_8080;
+            if last != 0 {
+                self.advance(&self.rest[last.trailing_zeros() as usize / 8 + 1..]);
+                return Ok(());
+            }
+            // As long as timestamps are, for centuries.
+            if let Some(0..0x80) = self.rest.get(first.len()) {
+                self.advance(&self.rest[first.len() + 1..]);
+                return Ok(());
+            }
+        }
+        self.var_u64().map(drop)
+    }
+
     pub fn var_i64(&mut self) -> Result<i64, DecodeError> {
         let value = self.var_u64()?;
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))
@@ -353,7 +375,10 @@ mod tests {
             prop_assert_eq!(&reader.bytes_desc()?, &bytes);
             prop_assert_eq!(reader.u64_desc()?, u);
             prop_assert_eq!(reader.u64()?, u);
+            let mut skipped = reader.clone();
             prop_assert_eq!(reader.var_u64()?, u);
+            skipped.skip_var_u64()?;
+            prop_assert_eq!(skipped.rest(), reader.rest());
             prop_assert_eq!(reader.var_i64()?, i);
             prop_assert_eq!(reader.compact_bytes()?, &bytes);
             prop_assert_eq!(reader.offset(), buf.len());
@@ -368,6 +393,7 @@ mod tests {
                 reader.clone().bytes_desc().err(),
                 reader.clone().u64_desc().err(),
                 reader.clone().var_u64().err(),
+                reader.clone().skip_var_u64().err(),
                 reader.clone().var_i64().err(),
                 reader.clone().compact_bytes().err(),
             ];

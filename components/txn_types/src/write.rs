@@ -167,6 +167,21 @@ impl<'a> WriteRef<'a> {
         Self::parse_fields(write_type, reader).map_err(Error::Write)
     }
 
+    /// The value of a record that is nothing but a `Put` of a short value, which most are: without parsing the rest.
+    /// `None` for any other, also for one that is corrupt.
+    #[inline]
+    pub fn plain_put(bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let mut reader = Reader::new(bytes);
+        let is_put = reader.u8().is_ok_and(|byte| byte == WriteType::Put.to_u8());
+        if !is_put || reader.skip_var_u64().is_err() {
+            return None;
+        }
+        match reader.rest() {
+            [TAG_SHORT_VALUE, len, value @ ..] if value.len() == usize::from(*len) => Some(value),
+            _ => None,
+        }
+    }
+
     #[inline]
     fn parse_fields(write_type: WriteType, mut reader: Reader<'a>) -> std::result::Result<Self, DecodeError> {
         let mut write = WriteRef {
@@ -324,6 +339,13 @@ mod tests {
         #[test]
         fn what_was_written_is_parsed(write in write()) {
             let bytes = write.to_bytes();
+            let is_plain = write.short_value.is_some()
+                && write == Write::new(WriteType::Put, write.start_ts, write.short_value.clone());
+            let plain = is_plain.then_some(write.short_value.as_deref()).flatten();
+            // The longest varint is longer than timestamps are.
+            if write.start_ts.into_inner() < 1 << 63 {
+                prop_assert_eq!(WriteRef::plain_put(&bytes), plain);
+            }
             prop_assert_eq!(WriteRef::parse(&bytes)?.to_owned(), write);
         }
 

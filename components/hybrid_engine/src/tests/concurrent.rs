@@ -17,7 +17,9 @@ use engine_traits::{
     CacheRegion, Cf, EvictReason, IterBounds, Iterator, KvEngine, RegionCacheEngineExt, RegionEvent, Snapshot,
     WriteBatch,
 };
-use in_memory_engine::{AuditOutcome, LoadProgress, RegionCacheEngine, RegionCacheEngineConfig, RegionState};
+use in_memory_engine::{
+    AuditOutcome, AuditProgress, LoadProgress, RegionCacheEngine, RegionCacheEngineConfig, RegionState,
+};
 use tikv_util::config::ReadableDuration;
 
 use super::support::*;
@@ -239,6 +241,32 @@ fn an_audit_takes_its_snapshots_while_no_write_is_half_done() {
         during_a_write(&engine, b"v", on_disk, || audited = audit(&engine, region.id, 1));
         assert_eq!(outcome(&mut audited.unwrap()), AuditOutcome::Same);
     }
+}
+
+#[test]
+fn a_write_waits_while_an_audit_takes_its_snapshots() {
+    let engine = engine();
+    let region = CacheRegion::new(1, 1, b"za", b"zb");
+    load(&engine, &region);
+    let mut audit = thread::scope(|scope| {
+        let (done, is_done) = mpsc::channel();
+        let engine = &engine;
+        let disk_snapshot = || {
+            scope.spawn(move || {
+                put(engine, b"za1", b"v");
+                // Nobody listens any more if it waited, as it has to.
+                let _ = done.send(());
+            });
+            // Long enough for the other thread to write, if it wrongly does not wait.
+            let waited = is_done.recv_timeout(Duration::from_millis(50));
+            assert_eq!(waited, Err(mpsc::RecvTimeoutError::Timeout), "the write did not wait");
+            engine.disk().snapshot()
+        };
+        engine.cache().begin_audit(region.id, disk_snapshot).unwrap()
+    });
+    while audit.step(1) == AuditProgress::More {}
+    assert_eq!(outcome(&mut audit), AuditOutcome::Same, "{:?}", audit.difference());
+    assert!(check_equals_disk(&engine, &region));
 }
 
 /// Nobody calls it.

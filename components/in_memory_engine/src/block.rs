@@ -234,7 +234,8 @@ impl Block {
         self.stem_ends()[group] & BARE == 0
     }
 
-    /// Whether the keys of some group begin with the stem of the group before. Not so with versions of user keys.
+    /// Whether some stem begins with another, so that keys of one group may be between those of the other. Not so with
+    /// versions of user keys.
     pub(crate) fn has_nested_stems(&self) -> bool {
         self.has_nested_stems
     }

@@ -34,7 +34,7 @@ pub(crate) struct BlockBuilder {
     first_values_bytes: usize,
     /// What all stems have in common.
     prefix_len: usize,
-    /// Whether some stem begins with the one before.
+    /// Whether some stem begins with another. There are then two such stems one behind the other.
     has_nested_stems: bool,
     /// Each with its first key.
     finished: Vec<KeyedBlock>,
@@ -111,9 +111,10 @@ impl BlockBuilder {
             *self.parts.group_ends.last_mut().expect("a stem belongs to a group") += 1;
         } else {
             (self.prefix_len, self.has_nested_stems) = match self.last_stem() {
-                Some((last, _)) => {
-                    (common_prefix_len(&last[..self.prefix_len], stem), self.has_nested_stems || stem.starts_with(last))
-                }
+                Some((last, _)) => (
+                    common_prefix_len(&last[..self.prefix_len], stem),
+                    self.has_nested_stems || stem.starts_with(last) || last.starts_with(stem),
+                ),
                 None => (stem.len(), false),
             };
             self.parts.stems.extend_from_slice(stem);

@@ -60,6 +60,12 @@ proptest! {
                 keys.push(key.clone());
             }
             prop_assert_eq!(first_key.as_ref(), keys[0].as_slice());
+            let mut stems: Vec<_> = keys.iter().map(|key| SplitKey::new(key, is_versioned)).collect();
+            stems.dedup_by(|next, last| next.suffix.is_some() && last.suffix.is_some() && next.stem == last.stem);
+            let is_nested = |(index, outer): (usize, &SplitKey<'_>)| {
+                stems.iter().enumerate().any(|(other, inner)| other != index && inner.stem.starts_with(outer.stem))
+            };
+            prop_assert_eq!(block.has_nested_stems(), stems.iter().enumerate().any(is_nested));
             for probe in entries.keys().chain(&[vec![], vec![b'k', 1, 0, 0], vec![0xff; 9]]) {
                 let lower_bound = keys.partition_point(|key| key < probe);
                 prop_assert_eq!(block.lower_bound(probe), lower_bound, "{:?}", probe);

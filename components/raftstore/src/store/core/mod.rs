@@ -118,7 +118,8 @@ pub struct PeerStatus {
     pub applying_snapshot: bool,
     /// The region waits for what becomes of its merge into another one, and takes no commands.
     pub merging: bool,
-    /// On a leader: ids of the peers that do not follow its log entry by entry, but are probed or get a snapshot.
+    /// On a leader: ids of the peers that lack something committed and do not follow the log entry by entry, but are probed
+    /// or get a snapshot.
     pub pending_peers: Vec<u64>,
 }
 

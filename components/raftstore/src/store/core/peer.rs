@@ -8,7 +8,7 @@ use kvproto::{
     raft_serverpb::{PeerState, RaftApplyState, RaftLocalState, RaftMessage, RegionBirth, RegionLocalState},
 };
 use raft::{
-    ProgressState, RawNode, StateRole,
+    Progress, ProgressState, RawNode, StateRole,
     eraftpb::{Entry, HardState, Message, MessageType},
 };
 
@@ -314,8 +314,11 @@ impl<L: LogStore> Peer<L> {
         if !self.is_leader() {
             return Vec::new();
         }
-        let progress = self.node.raft.prs().iter();
-        let pending = progress.filter(|(_, progress)| progress.state != ProgressState::Replicate);
+        // One that has everything may be probed until there is something to probe it with.
+        let committed = self.node.raft.raft_log.committed;
+        let is_pending =
+            |progress: &Progress| progress.state != ProgressState::Replicate && progress.matched < committed;
+        let pending = self.node.raft.prs().iter().filter(|(_, progress)| is_pending(progress));
         let mut ids: Vec<u64> = pending.map(|(id, _)| *id).filter(|id| *id != self.meta.get_id()).collect();
         ids.sort_unstable();
         ids

@@ -234,6 +234,9 @@ pub(super) struct Harness {
     last_id: u64,
     /// Says what becomes of the chunks of snapshots.
     pub(super) on_chunk: Box<dyn FnMut(&mut SnapshotChunk) -> ChunkFate>,
+    /// A sender hears how a transfer has ended when all messages have arrived.
+    pub(super) reports_come_last: bool,
+    reports: VecDeque<(u64, Input)>,
     /// How the transfers have ended, in order.
     pub(super) deliveries: Vec<Delivery>,
     /// Chunks that have arrived.
@@ -271,6 +274,8 @@ impl Harness {
             region_id: REGION_ID,
             last_id: 0,
             on_chunk: Box::new(|_| ChunkFate::Arrives),
+            reports_come_last: false,
+            reports: VecDeque::new(),
             deliveries: Vec::new(),
             chunks: 0,
             streams: 0,
@@ -543,6 +548,14 @@ impl Harness {
 
     /// Delivers messages until none is left.
     pub(super) fn settle(&mut self) {
+        loop {
+            self.deliver_messages();
+            let Some((store_id, report)) = self.reports.pop_front() else { return };
+            self.input(store_id, report);
+        }
+    }
+
+    fn deliver_messages(&mut self) {
         while let Some(message) = self.network.pop_front() {
             let (from, to) = (message.get_from_peer().get_store_id(), message.get_to_peer().get_store_id());
             let cut_off = self.cut_off.contains(&from) || self.cut_off.contains(&to);
@@ -604,7 +617,12 @@ impl Harness {
             }
         };
         self.deliveries.push(delivery);
-        self.input(from, Input::SnapshotSent { key, to_peer, delivery });
+        let report = Input::SnapshotSent { key, to_peer, delivery };
+        if self.reports_come_last {
+            self.reports.push_back((from, report));
+        } else {
+            self.input(from, report);
+        }
     }
 
     /// A tick for every store, and everything that comes of it.

@@ -414,3 +414,18 @@ fn peer_whose_snapshot_is_cancelled_half_way_is_destroyed_with_what_is_there() {
     assert!(harness.status(3).is_none() && harness.get(3, b"k").is_none());
     assert_no_files(&mut harness);
 }
+
+/// What the leader asks of a peer is answered before it hears that its snapshot was sent: it then probes a peer that has
+/// everything, and there is nothing to probe it with until the next write.
+#[test]
+fn peer_that_has_everything_is_not_pending() {
+    let mut harness = with_blocks();
+    harness.reports_come_last = true;
+    add_peer(&mut harness);
+    catch_up(&mut harness);
+    harness.tick();
+    assert_eq!(harness.status(1).unwrap().pending_peers, [0; 0]);
+    harness.cut_off = vec![3];
+    harness.must_put(1, b"k2", b"v");
+    assert_eq!(harness.status(1).unwrap().pending_peers, [1003]);
+}

@@ -21,7 +21,7 @@ use super::{
     region::RegionEntry,
 };
 use crate::{
-    initialized_region::{InitializedRegion, LocalRegion, Reason},
+    initialized_region::{InitializedRegion, LocalRegion, NotInitialized, Reason},
     message::Address,
 };
 
@@ -40,6 +40,11 @@ impl Core {
     pub fn region_changed(&mut self, region: &Region, change: MetadataChange, is_leader: bool, now: Duration) {
         let metadata = InitializedRegion::on_store(region, self.store_id);
         match &metadata {
+            // The peer here was removed; the store destroys it next.
+            Err(NotInitialized { reason: Reason::NotOnStore, .. }) => {
+                let has_peer = self.regions.get(&region.get_id()).is_some_and(|entry| entry.life.local().is_some());
+                return if has_peer { self.region_gone(region, now) };
+            }
             Err(error) if error.reason != Reason::NoPeers => self.outbox.notice(Notice::MalformedMetadata(*error)),
             Ok(_) | Err(_) => {}
         }
@@ -56,6 +61,9 @@ impl Core {
             self.requests.settle(region_id, role.leader_peer_id, &mut self.outbox);
         }
         let metadata = InitializedRegion::on_store(region, self.store_id);
+        if matches!(metadata, Err(NotInitialized { reason: Reason::NotOnStore, .. })) {
+            return;
+        }
         let Some(entry) = self.entry_for(region_id, metadata.as_ref().ok()) else { return };
         // TiKV's cache evicts the region at each of these events, also when a follower learns of another leader: what was
         // seen before would make that leader's offer look warm (tikv/tikv#18453). With a cache that keeps it, as ours
@@ -85,7 +93,8 @@ impl Core {
     }
 
     /// The store has no peer of `region` any more: `RegionChangeEvent::Destroy`, before or after
-    /// [`peer_destroyed`](Self::peer_destroyed). What waits for a newer peer of the region goes on waiting.
+    /// [`peer_destroyed`](Self::peer_destroyed), or a change that has removed it. What waits for a newer peer of the region
+    /// goes on waiting.
     pub fn region_gone(&mut self, region: &Region, now: Duration) {
         let region_id = region.get_id();
         let here = region.get_peers().iter().find(|peer| peer.get_store_id() == self.store_id);

@@ -51,6 +51,8 @@ enum Event {
     Update(usize),
     PrepareMerge(usize),
     Malformed(usize),
+    /// The region goes on without the peer here.
+    Removed(usize),
     PreApply(usize),
     PostApply(usize),
     Commit(usize),
@@ -98,7 +100,16 @@ impl Scope {
         events.extend((0..self.requests.len()).map(Request));
         for r in 0..self.regions {
             events.extend([Uninitialized(r), Announce(r), Create(r), Update(r), PrepareMerge(r), Malformed(r)]);
-            events.extend([PreApply(r), PostApply(r), Commit(r), Cancel(r), Destroy(r), Lead(r), Follow(r)]);
+            events.extend([
+                Removed(r),
+                PreApply(r),
+                PostApply(r),
+                Commit(r),
+                Cancel(r),
+                Destroy(r),
+                Lead(r),
+                Follow(r),
+            ]);
             events.extend([Offer(r, true), Offer(r, false), Transfer(r), Evict(r), Loaded(r)]);
             events.extend([Answer(r, AnswerKind::Warm), Answer(r, AnswerKind::Accepted)]);
         }
@@ -268,6 +279,12 @@ impl World {
             Event::Update(r) => self.report(r, 3, MetadataChange::Update),
             Event::PrepareMerge(r) => self.report(r, 3, MetadataChange::PrepareMerge),
             Event::Malformed(r) => {
+                let mut malformed = metadata(r, 2);
+                malformed.mut_region_epoch().set_conf_ver(0);
+                core.region_changed(&malformed, MetadataChange::Update, false, now);
+                self.forget(r);
+            }
+            Event::Removed(r) => {
                 let mut elsewhere = metadata(r, 2);
                 elsewhere.mut_peers().remove(0);
                 core.region_changed(&elsewhere, MetadataChange::Update, false, now);

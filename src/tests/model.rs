@@ -183,6 +183,10 @@ impl Model {
                     Change::Buckets => RegionChangeEvent::UpdateBuckets(3),
                 };
                 bench.change(&meta.region(region_id), event);
+                if matches!(meta, Meta::NotHere) {
+                    // As if it had been destroyed.
+                    self.replacing.remove(&region_id);
+                }
             }
             Op::Destroy(meta) => {
                 bench.destroy(&meta.region(region_id));

@@ -189,6 +189,26 @@ fn destroyed_peer_is_rejected_and_its_successor_is_waited_for() {
     assert_eq!(bench.answers(), [AnswerKind::RegionNotInitialized]);
 }
 
+/// A store tells of the change that removes its own peer before it destroys the peer.
+#[test]
+fn removed_peer_is_rejected_as_destroyed() {
+    let bench = Bench::new();
+    bench.create(&region(7));
+    let mut behind = request(7);
+    behind.mut_region_epoch().set_version(9);
+    bench.receive(&behind);
+    assert_eq!(bench.answers(), [AnswerKind::EpochNotMatch]);
+    let mut without = region(7);
+    without.mut_peers().retain(|peer| peer.get_store_id() != STORE);
+    bench.update(&without, RegionChangeReason::ChangePeer);
+    bench.role(&without, raft::StateRole::Follower, &peer(7, OTHER_STORE));
+    assert!(bench.observer.region_status(7).is_none());
+    assert_eq!(error_of(&answer(&bench)).unwrap().get_message(), "peer is destroyed");
+    bench.destroy(&region(7));
+    bench.receive(&request(7));
+    assert_eq!(error_of(&answer(&bench)).unwrap().get_message(), "peer is destroyed");
+}
+
 #[test]
 fn late_event_of_a_destroyed_peer_does_not_bring_it_back() {
     let bench = Bench::new();

@@ -77,6 +77,7 @@ fn metrics_of_raftstore_follow_what_the_stores_do() {
     // A peer that comes anew gets a snapshot.
     node.post("/regions/1/remove-peer", json!({ "store": follower }));
     wait::until("two peers", || now("tikv_raftstore_region_count{type=\"region\"}") == 2.0);
+    assert_eq!(now("tikv_preload_malformed_total{kind=\"metadata\"}"), 0.0, "{}", node.log());
     node.post("/regions/1/add-peer", json!({ "store": follower }));
     let snapshots = |kind: &str| now(&format!("tikv_raftstore_snapshot_duration_seconds_count{{type=\"{kind}\"}}"));
     wait::until("a snapshot that is applied", || snapshots("apply") >= 1.0);

@@ -22,8 +22,9 @@ pub enum Error {
     RegionGone { region_id: u64, step: String },
     #[error("merge of region {source_id} into region {target_id} was rolled back")]
     RolledBack { source_id: u64, target_id: u64 },
-    #[error("not done after {timeout:?}, in step {progress} \"{step}\": {waiting_for}")]
-    TimedOut { timeout: Duration, progress: String, step: String, waiting_for: String },
+    /// `standing` as [`Operator::standing`](crate::Operator::standing) tells.
+    #[error("not done after {timeout:?}, {standing}")]
+    TimedOut { timeout: Duration, standing: String },
     /// Somebody wanted this.
     #[error("cancelled: {0}")]
     Cancelled(String),

@@ -180,6 +180,13 @@ impl Operator {
         self.refusal.as_deref().unwrap_or(&self.waiting_for)
     }
 
+    /// The step that it is in, and what it waits for there.
+    pub fn standing(&self) -> String {
+        let step = self.steps.get(self.finished).map(Step::to_string).unwrap_or_default();
+        let (number, steps) = (self.finished + 1, self.steps.len());
+        format!("in step {number} of {steps} \"{step}\": waiting for {}", self.waiting_for())
+    }
+
     /// A command of the operator was refused: it need not wait for an effect.
     pub(crate) fn on_refused(&mut self, reason: &str) {
         self.sent_until = None;
@@ -216,16 +223,10 @@ impl Operator {
             self.sent_until = None;
             self.refusal = None;
         };
-        let step = self.steps.get(self.finished).map(Step::to_string).unwrap_or_default();
         match look {
             Look::Failed(error) => return Progress::Ended(Err(error)),
             _ if now >= self.deadline => {
-                return Progress::Ended(Err(Error::TimedOut {
-                    timeout: self.timeout,
-                    progress: format!("{} of {}", self.finished + 1, self.steps.len()),
-                    step,
-                    waiting_for: format!("waiting for {}", self.waiting_for()),
-                }));
+                return Progress::Ended(Err(Error::TimedOut { timeout: self.timeout, standing: self.standing() }));
             }
             Look::Waiting(what) => {
                 self.waiting_for = what;

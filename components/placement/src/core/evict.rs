@@ -94,9 +94,7 @@ impl Placement {
             } else if self.now >= since + self.config.operator_timeout {
                 Err(Error::TimedOut {
                     timeout: self.config.operator_timeout,
-                    progress: "1 of 1".into(),
-                    step: format!("evict leaders from store {store_id}"),
-                    waiting_for: format!("regions {left:?} are led by it"),
+                    standing: format!("regions {left:?} are still led by store {store_id}"),
                 })
             } else {
                 continue;

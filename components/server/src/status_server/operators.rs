@@ -7,7 +7,7 @@ use axum::{
     extract::{Path, State},
 };
 use engine_traits::{Cf, IterBounds, Iterator as _};
-use placement::{OperatorHandle, commands};
+use placement::{Operator, OperatorHandle, commands};
 use raftstore::store::StoreHandle;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ pub(super) struct Merge {
 }
 
 /// Waits for an operator's end.
-async fn finish(handle: OperatorHandle, timeout: Timeout) -> ApiResult<u64> {
+async fn finish<D: DiskEngine>(app: &SharedApp<D>, handle: OperatorHandle, timeout: Timeout) -> ApiResult<u64> {
     let operator = handle.id();
     let deadline = time::Instant::now() + timeout.0;
     loop {
@@ -67,8 +67,11 @@ async fn finish(handle: OperatorHandle, timeout: Timeout) -> ApiResult<u64> {
                 time::sleep(LOOK_AGAIN_AFTER).await;
             }
             Err(placement::Error::StillRunning { .. }) => {
+                let standing =
+                    app.node.placement().with(|placement| placement.operator(operator).map(Operator::standing));
+                let standing = standing.ok().flatten().map_or(String::new(), |standing| format!(", {standing}"));
                 let error = placement::Error::StillRunning { operator, waited: timeout.0 };
-                return Err(error.into());
+                return Err(ApiError::timed_out(format!("{error}{standing}"), Some(operator.0)));
             }
             Err(error) => return Err(error.into()),
         }
@@ -93,7 +96,7 @@ pub(super) async fn split<D: DiskEngine>(
     };
     let handle = app.node.placement().split(region_id, &[&key])?;
     let new_regions: Vec<u64> = handle.new_regions().iter().map(|new| new.region_id).collect();
-    let operator = finish(handle, timeout).await?;
+    let operator = finish(&app, handle, timeout).await?;
     Ok(Json(json!({ "operator": operator, "new_regions": new_regions })))
 }
 
@@ -104,7 +107,7 @@ pub(super) async fn merge<D: DiskEngine>(
 ) -> ApiResult<Json<Value>> {
     check_running(&app)?;
     let handle = app.node.placement().merge(parse_id("region", &id)?, target)?;
-    Ok(Json(json!({ "operator": finish(handle, timeout).await? })))
+    Ok(Json(json!({ "operator": finish(&app, handle, timeout).await? })))
 }
 
 pub(super) async fn transfer_leader<D: DiskEngine>(
@@ -116,7 +119,7 @@ pub(super) async fn transfer_leader<D: DiskEngine>(
     let region_id = parse_id("region", &id)?;
     app.node.member(store)?;
     let handle = app.node.placement().transfer_leader(region_id, store)?;
-    Ok(Json(json!({ "operator": finish(handle, timeout).await? })))
+    Ok(Json(json!({ "operator": finish(&app, handle, timeout).await? })))
 }
 
 pub(super) async fn add_peer<D: DiskEngine>(
@@ -128,7 +131,7 @@ pub(super) async fn add_peer<D: DiskEngine>(
     let region_id = parse_id("region", &id)?;
     app.node.member(store)?;
     let handle = app.node.placement().add_peer(region_id, store)?;
-    Ok(Json(json!({ "operator": finish(handle, timeout).await? })))
+    Ok(Json(json!({ "operator": finish(&app, handle, timeout).await? })))
 }
 
 pub(super) async fn remove_peer<D: DiskEngine>(
@@ -140,7 +143,7 @@ pub(super) async fn remove_peer<D: DiskEngine>(
     let region_id = parse_id("region", &id)?;
     app.node.member(store)?;
     let handle = app.node.placement().remove_peer(region_id, store)?;
-    Ok(Json(json!({ "operator": finish(handle, timeout).await? })))
+    Ok(Json(json!({ "operator": finish(&app, handle, timeout).await? })))
 }
 
 pub(super) async fn evict_leaders<D: DiskEngine>(
@@ -152,7 +155,7 @@ pub(super) async fn evict_leaders<D: DiskEngine>(
     let store_id = parse_id("store", &id)?;
     app.node.member(store_id)?;
     let handle = app.node.placement().evict_leaders(store_id)?;
-    Ok(Json(json!({ "operator": finish(handle, timeout).await? })))
+    Ok(Json(json!({ "operator": finish(&app, handle, timeout).await? })))
 }
 
 pub(super) async fn stop_evicting<D: DiskEngine>(

@@ -180,6 +180,11 @@ impl AutoLoad {
         Self { stop_load_threshold_bytes, steps_min, round: 0, known: BTreeMap::new(), cached: BTreeMap::new() }
     }
 
+    /// As if it had been made with these; what is known stays.
+    pub fn set_limits(&mut self, stop_load_threshold_bytes: usize, steps_min: u64) {
+        (self.stop_load_threshold_bytes, self.steps_min) = (stop_load_threshold_bytes, steps_min);
+    }
+
     /// Decides on a round. The caller does what it says before the next one.
     pub fn round(&mut self, observed: &Observed) -> Round {
         self.round += 1;

@@ -65,44 +65,51 @@ const CROSS_CHECK_INTERVAL_MIN: ReadableDuration = ReadableDuration::millis(100)
 /// the processor time as well.
 const DEFAULT_CROSS_CHECK_RATE_LIMIT: ReadableSize = ReadableSize::mb(32);
 
+/// Keys that need a restart: they say which threads there are.
+pub const ONLY_AT_START: [&str; 2] = ["enabled", "load-threads"];
+
 /// Slower than this, and what is evicted meanwhile is not freed for a noticeable time: between two steps, nobody looks.
 const CROSS_CHECK_RATE_LIMIT_MIN: ReadableSize = ReadableSize::mb(1);
 
-/// The section `[in-memory-engine]`. None of the keys can be changed online.
+/// The section `[in-memory-engine]`. All keys but [`ONLY_AT_START`] can be changed online, by
+/// [`set_config`](crate::RegionCacheEngine::set_config).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RegionCacheEngineConfig {
     /// Whether regions are cached at all. Default `true`: a host with this engine in it is there to use it.
     pub enabled: bool,
-    /// Hard limit on what cached regions are accounted with, greater than 0.
+    /// Hard limit on what cached regions are accounted with, greater than 0. Online: what a lower one has no room for is
+    /// evicted.
     pub capacity: ReadableSize,
     /// Above this, the regions with the fewest recent reads per byte are evicted. At most `capacity`; default 90 % of it.
+    /// Online.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evict_threshold: Option<ReadableSize>,
-    /// Above this, no load is started; one that is running goes on up to `evict-threshold`. At most `evict-threshold`; default 80 % of `capacity`, or `evict-threshold` if
-    /// that is lower.
+    /// Above this, no load is started; one that is running goes on up to `evict-threshold`. At most `evict-threshold`;
+    /// default 80 % of `capacity`, or `evict-threshold` if that is lower. Online.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_load_threshold: Option<ReadableSize>,
     /// Regions that are loaded at the same time, 1 to 64.
     pub load_threads: usize,
-    /// How many bytes per second each load thread reads from the disk, at least 64KiB; default unlimited.
+    /// How many bytes per second each load thread reads from the disk, at least 64KiB; default unlimited. Online,
+    /// for loads that begin afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_rate_limit: Option<ReadableSize>,
-    /// How often versions below the safe point are looked for, at least 100ms.
+    /// How often versions below the safe point are looked for, at least 100ms. Online.
     pub gc_run_interval: ReadableDuration,
     /// Pause before another cached region is compared with the disk, at least 100ms; `0s` switches the comparison off. A
-    /// region that differs is evicted, counted in `tikv_in_memory_engine_cross_check_total`, and named in the log.
+    /// region that differs is evicted, counted in `tikv_in_memory_engine_cross_check_total`, and named in the log. Online.
     pub cross_check_interval: ReadableDuration,
-    /// How many bytes per second the comparison reads from the disk, at least 1MiB.
+    /// How many bytes per second the comparison reads from the disk, at least 1MiB. Online.
     pub cross_check_rate_limit: ReadableSize,
     /// Whether regions are loaded that nobody has asked for, because reading them from the disk costs much. Default
-    /// `true`: they use memory that would lie idle, and make room when a region is asked for.
+    /// `true`: they use memory that would lie idle, and make room when a region is asked for. Online.
     pub auto_load: bool,
-    /// How often it is decided which regions these are, at least 100ms.
+    /// How often it is decided which regions these are, at least 100ms. Online.
     pub load_evict_interval: ReadableDuration,
     /// What reads of a region have to cost on the disk for that, in steps of a cursor per second, of which a seek counts as
     /// 32; greater than 0. (TiKV's `mvcc-amplification-threshold` is the number of versions that are read for one row. It
-    /// says nothing of how often that happens, nor of seeks.)
+    /// says nothing of how often that happens, nor of seeks.) Online.
     pub auto_load_threshold: u64,
 }
 
@@ -139,6 +146,7 @@ pub struct Limits {
     pub cross_check_interval: Option<Duration>,
     /// Per second.
     pub cross_check_rate_limit_bytes: usize,
+    pub auto_load: bool,
     pub load_evict_interval: Duration,
     /// Steps of a cursor per second.
     pub auto_load_threshold: u64,
@@ -224,6 +232,7 @@ impl RegionCacheEngineConfig {
             gc_run_interval: self.gc_run_interval.0,
             cross_check_interval: is_cross_checked.then_some(self.cross_check_interval.0),
             cross_check_rate_limit_bytes,
+            auto_load: self.auto_load,
             load_evict_interval: self.load_evict_interval.0,
             auto_load_threshold: self.auto_load_threshold,
         })

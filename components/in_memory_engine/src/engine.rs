@@ -58,8 +58,8 @@ pub struct RegionStatus {
 
 pub(crate) struct Core {
     pub(crate) enabled: bool,
-    pub(crate) limits: Limits,
-    _shown_limits: ShownLimits,
+    pub(crate) limits: ArcSwap<Limits>,
+    shown_limits: Mutex<ShownLimits>,
     pub(crate) budget: Arc<MemoryBudget>,
     /// Held shared while a batch is written to the disk and the cache, exclusively while a load takes its snapshot.
     pub(crate) cut: RwLock<()>,
@@ -75,8 +75,7 @@ pub(crate) struct Core {
     pub(crate) chores: (Sender<Chore>, Receiver<Chore>),
     /// Whether a chore to reclaim memory is queued.
     pub(crate) reclaim_queued: AtomicBool,
-    /// `None` when it is switched off.
-    pub(crate) auto_load: Option<AutoLoading>,
+    auto_load: AutoLoading,
 }
 
 #[derive(Default)]
@@ -193,8 +192,8 @@ impl RegionCacheEngine {
         let limits = config.validate()?;
         let core = Core {
             enabled: config.enabled,
-            limits,
-            _shown_limits: ShownLimits::new(&limits),
+            limits: ArcSwap::new(Arc::new(limits)),
+            shown_limits: Mutex::new(ShownLimits::new(&limits)),
             budget: MemoryBudget::new(limits.capacity_bytes),
             cut: RwLock::default(),
             topology: Mutex::default(),
@@ -205,7 +204,7 @@ impl RegionCacheEngine {
             loads: unbounded(),
             chores: unbounded(),
             reclaim_queued: AtomicBool::new(false),
-            auto_load: (config.enabled && config.auto_load).then(|| AutoLoading::new(&limits)),
+            auto_load: AutoLoading::new(&limits),
         };
         Ok(Self { core: Arc::new(core) })
     }
@@ -215,8 +214,28 @@ impl RegionCacheEngine {
         self.core.enabled
     }
 
-    pub fn limits(&self) -> &Limits {
-        &self.core.limits
+    /// The limits that are in force.
+    pub fn limits(&self) -> Limits {
+        **self.core.limits.load()
+    }
+
+    /// Changes everything but [`ONLY_AT_START`](crate::ONLY_AT_START), in the middle of whatever goes on: loads and
+    /// cross-checks go on with what they began with, intervals are the new ones within a second. What a lower capacity has
+    /// no room for is evicted soon; no memory is taken meanwhile.
+    ///
+    /// # Errors
+    /// When the configuration is not valid; nothing is changed then.
+    pub fn set_config(&self, config: &RegionCacheEngineConfig) -> Result<(), ConfigError> {
+        let limits = Limits { load_threads: self.limits().load_threads, ..config.validate()? };
+        let core = &self.core;
+        // Those who change it wait for each other.
+        let mut shown = core.shown_limits.lock();
+        core.limits.store(Arc::new(limits));
+        core.budget.set_capacity(limits.capacity_bytes);
+        *shown = ShownLimits::new(&limits);
+        drop(shown);
+        self.reclaim_if_needed();
+        Ok(())
     }
 
     /// What all cached data is accounted with, never more than the capacity.
@@ -261,11 +280,11 @@ impl RegionCacheEngine {
             return;
         }
         let used_bytes = core.budget.used_bytes();
-        if used_bytes > core.limits.stop_load_threshold_bytes {
+        if used_bytes > core.limits.load().stop_load_threshold_bytes {
             METRICS.loads_refused.inc();
             info!("cache is too full to load a region"; "region_id" => region.id, "used_bytes" => used_bytes);
             if origin == Origin::Asked {
-                self.make_room(core.limits.stop_load_threshold_bytes);
+                self.make_room(core.limits.load().stop_load_threshold_bytes);
             }
             return;
         }
@@ -372,6 +391,11 @@ impl RegionCacheEngine {
 }
 
 impl Core {
+    /// `None` when it is switched off.
+    pub(crate) fn auto_loading(&self) -> Option<&AutoLoading> {
+        (self.enabled && self.limits.load().auto_load).then_some(&self.auto_load)
+    }
+
     fn new_region(&self, incarnation: Incarnation, region: CacheRegion, scanned: Arc<ScanMeter>) -> CachedRegion {
         CachedRegion::new(incarnation, region, scanned, Charge::new(self.budget.clone()), self.chores.0.clone())
     }
@@ -409,7 +433,7 @@ impl Core {
         let evicted: Vec<_> = incarnations.iter().filter_map(|incarnation| topology.retire(*incarnation)).collect();
         for region in &evicted {
             METRICS.evictions(reason).inc();
-            if let Some(auto_load) = &self.auto_load {
+            if let Some(auto_load) = self.auto_loading() {
                 auto_load.note_eviction(region, reason);
             }
             info!("region is evicted"; "region_id" => region.region.id, "version" => region.region.epoch_version,

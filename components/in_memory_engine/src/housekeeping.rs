@@ -64,7 +64,7 @@ impl RegionCacheEngine {
             next = self.core.chores.1.try_recv().ok();
             if next.is_none() && std::mem::take(&mut reclaim) {
                 self.core.reclaim_queued.store(false, Ordering::Relaxed);
-                let limit_bytes = self.core.limits.evict_threshold_bytes;
+                let limit_bytes = self.core.limits.load().evict_threshold_bytes;
                 self.evict_least_read(limit_bytes, EvictReason::MemoryLimitReached, |_| true);
                 // What was just evicted, unless somebody reads it.
                 next = self.core.chores.1.try_recv().ok();
@@ -99,7 +99,7 @@ impl RegionCacheEngine {
     /// Called after memory was taken.
     pub(crate) fn reclaim_if_needed(&self) {
         let core = &self.core;
-        if core.budget.used_bytes() > core.limits.evict_threshold_bytes
+        if core.budget.used_bytes() > core.limits.load().evict_threshold_bytes
             && !core.reclaim_queued.swap(true, Ordering::Relaxed)
         {
             // The receiver lives as long as the engine.

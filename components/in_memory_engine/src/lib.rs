@@ -50,7 +50,7 @@ mod write;
 
 pub use audit::{Audit, AuditOutcome, AuditProgress, Audited, Difference, DifferenceKind};
 pub use auto_load::{AutoLoad, CachedReads, Displaced, Observed, Round, ToEvict, ToLoad};
-pub use config::{ConfigError, Limits, RegionCacheEngineConfig};
+pub use config::{ConfigError, Limits, ONLY_AT_START, RegionCacheEngineConfig};
 pub use cursor::RegionCacheIterator;
 pub use engine::{RegionCacheEngine, RegionStatus};
 pub use load::{LoadJob, LoadOutcome, LoadProgress, Loaded};

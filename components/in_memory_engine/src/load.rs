@@ -121,10 +121,10 @@ impl RegionCacheEngine {
     /// `None` when the attempt was cancelled, or there is too little memory to begin.
     pub(crate) fn begin_load<E: KvEngine>(&self, attempt: LoadAttempt, disk: &E) -> Option<LoadJob<E::Snapshot>> {
         let core = &self.core;
-        if core.budget.used_bytes() > core.limits.stop_load_threshold_bytes {
+        if core.budget.used_bytes() > core.limits.load().stop_load_threshold_bytes {
             METRICS.loads_refused.inc();
             if self.is_asked(attempt) {
-                self.make_room(core.limits.stop_load_threshold_bytes);
+                self.make_room(core.limits.load().stop_load_threshold_bytes);
             }
             self.evict_attempt(attempt, EvictReason::LoadFailedWithoutStart);
             return None;
@@ -193,7 +193,7 @@ impl<S: Snapshot> LoadJob<S> {
                 warn!("load of a region failed"; "attempt" => ?self.attempt, "err" => ?error);
                 if matches!(error, LoadError::OverCapacity(_)) && self.cache.is_asked(self.attempt) {
                     // How much it needs is not known, but that this was not half of it soon will be.
-                    let limit_bytes = self.cache.core.limits.evict_threshold_bytes;
+                    let limit_bytes = self.cache.core.limits.load().evict_threshold_bytes;
                     self.cache.make_room(limit_bytes.saturating_sub(self.loaded.bytes.saturating_mul(2)));
                 }
                 self.cache.evict_attempt(self.attempt, EvictReason::LoadFailed);
@@ -258,7 +258,7 @@ impl<S: Snapshot> LoadJob<S> {
         self.meter.show(self.loaded);
         // A load does not push others out.
         let core = &self.cache.core;
-        if core.budget.used_bytes() > core.limits.evict_threshold_bytes {
+        if core.budget.used_bytes() > core.limits.load().evict_threshold_bytes {
             return Err(LoadError::OverCapacity(OverCapacity));
         }
         if scan.cursor.valid() {

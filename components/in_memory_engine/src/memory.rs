@@ -5,7 +5,8 @@
 //! **How it works.** Whoever holds cached data holds a [`Charge`] for it. A charge grows only if the budget has room,
 //! and gives everything back when it is dropped.
 //!
-//! **Invariants.** `used <= capacity`, always. `used` is the sum of all charges.
+//! **Invariants.** Memory is taken only if `used <= capacity` afterwards, so that this holds always, but for the time that
+//! evictions take after the capacity was lowered. `used` is the sum of all charges.
 //!
 //! **Must not** count what passes: what a load or a fold gathers for the next block, at most one block for each thread.
 
@@ -20,23 +21,28 @@ pub(crate) struct OverCapacity;
 
 #[derive(Debug)]
 pub(crate) struct MemoryBudget {
-    capacity_bytes: usize,
+    capacity_bytes: AtomicUsize,
     used_bytes: AtomicUsize,
 }
 
 impl MemoryBudget {
     pub(crate) fn new(capacity_bytes: usize) -> Arc<Self> {
-        Arc::new(Self { capacity_bytes, used_bytes: AtomicUsize::new(0) })
+        Arc::new(Self { capacity_bytes: AtomicUsize::new(capacity_bytes), used_bytes: AtomicUsize::new(0) })
     }
 
     pub(crate) fn used_bytes(&self) -> usize {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn set_capacity(&self, capacity_bytes: usize) {
+        self.capacity_bytes.store(capacity_bytes, Ordering::Relaxed);
+    }
+
     fn reserve(&self, bytes: usize) -> Result<(), OverCapacity> {
+        let capacity_bytes = self.capacity_bytes.load(Ordering::Relaxed);
         self.used_bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(bytes).filter(|used| *used <= self.capacity_bytes)
+                used.checked_add(bytes).filter(|used| *used <= capacity_bytes)
             })
             .map_err(|_| OverCapacity)?;
         METRICS.memory_usage_bytes.add(bytes as i64);

@@ -5,7 +5,7 @@
 //! **How it works.** Each load thread takes a queued load and drives it to its end, between two steps waiting as long as
 //! the rate limit wants it to; the housekeeping thread runs chores as they come; the garbage collector and automatic loading
 //! run now and then; and one thread compares a region after the other with the disk, in the order of their keys, with a
-//! pause after each.
+//! pause after each. Those that pause look every second whether the pause is to be another now.
 //! Dropping the [`CacheWorkers`] fails the loads that are under way and waits for the threads, so that
 //! afterwards nobody holds the disk engine any more.
 //!
@@ -15,13 +15,13 @@ use std::{
     convert::Infallible,
     io,
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select};
 use engine_traits::{KvEngine, Snapshot};
 
-use crate::{Audit, AuditProgress, LoadJob, RegionCacheEngine, load::LoadProgress};
+use crate::{Audit, AuditProgress, Limits, LoadJob, RegionCacheEngine, load::LoadProgress};
 
 /// Entries that one step of a load scans. Between two steps a cancelled load ends, and for each the disk is sought once;
 /// at a million entries per second this is a millisecond.
@@ -30,6 +30,9 @@ const LOAD_STEP_ENTRIES: usize = 1024;
 /// Entries that one step of a cross-check passes, on both sides together: less than a millisecond, and with the default rate
 /// limit it rests for a millisecond after each.
 const AUDIT_STEP_ENTRIES: usize = 512;
+
+/// How long a change of an interval waits to be noticed, at most.
+const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The running threads of a cache. They end when this is dropped.
 #[derive(Debug)]
@@ -40,15 +43,14 @@ pub struct CacheWorkers {
 }
 
 impl RegionCacheEngine {
-    /// Starts the threads that load regions from `disk`, keep house and, unless that is switched off, cross-check and
-    /// load automatically.
+    /// Starts the threads that load regions from `disk`, keep house, cross-check and load automatically.
     ///
     /// # Errors
     /// When the operating system refuses another thread.
     pub fn start_workers<E: KvEngine>(&self, disk: &E) -> io::Result<CacheWorkers> {
         let (stop, stopped) = bounded(0);
         let mut workers = CacheWorkers { stop: Some(stop), threads: Vec::new() };
-        for index in 0..self.core.limits.load_threads {
+        for index in 0..self.limits().load_threads {
             let (cache, disk, stopped) = (self.clone(), disk.clone(), stopped.clone());
             let thread = thread::Builder::new().name(format!("ime-load-{index}"));
             workers.threads.push(thread.spawn(move || run_loads(&cache, &disk, &stopped))?);
@@ -56,21 +58,17 @@ impl RegionCacheEngine {
         let (cache, stop) = (self.clone(), stopped.clone());
         let thread = thread::Builder::new().name("ime-housekeep".to_owned());
         workers.threads.push(thread.spawn(move || run_chores(&cache, &stop))?);
-        if let Some(interval) = self.core.limits.cross_check_interval {
-            let (cache, disk, stopped) = (self.clone(), disk.clone(), stopped.clone());
-            let thread = thread::Builder::new().name("ime-cross-check".to_owned());
-            workers.threads.push(thread.spawn(move || run_audits(&cache, &disk, interval, &stopped))?);
-        }
+        let (cache, disk, stop) = (self.clone(), disk.clone(), stopped.clone());
+        let thread = thread::Builder::new().name("ime-cross-check".to_owned());
+        workers.threads.push(thread.spawn(move || run_audits(&cache, &disk, &stop))?);
         // On a thread of its own: a region that is evicted meanwhile does not wait to be freed.
         let cache = self.clone();
         let thread = thread::Builder::new().name("ime-gc".to_owned());
         let stop = stopped.clone();
         workers.threads.push(thread.spawn(move || run_gc(&cache, &stop))?);
-        if self.core.auto_load.is_some() {
-            let cache = self.clone();
-            let thread = thread::Builder::new().name("ime-auto-load".to_owned());
-            workers.threads.push(thread.spawn(move || run_auto_load(&cache, &stopped))?);
-        }
+        let cache = self.clone();
+        let thread = thread::Builder::new().name("ime-auto-load".to_owned());
+        workers.threads.push(thread.spawn(move || run_auto_load(&cache, &stopped))?);
         Ok(workers)
     }
 }
@@ -83,7 +81,7 @@ fn run_loads<E: KvEngine>(cache: &RegionCacheEngine, disk: &E, stopped: &Receive
         };
         let job = attempt.ok().and_then(|attempt| cache.begin_load(attempt, disk));
         if let Some(job) = job {
-            run_load(job, cache.core.limits.load_rate_limit_bytes, stopped);
+            run_load(job, cache.limits().load_rate_limit_bytes, stopped);
         }
     }
 }
@@ -99,12 +97,12 @@ fn run_load<S: Snapshot>(mut job: LoadJob<S>, rate_limit_bytes: Option<usize>, s
     }
 }
 
-fn run_audits<E: KvEngine>(cache: &RegionCacheEngine, disk: &E, interval: Duration, stopped: &Receiver<Infallible>) {
+fn run_audits<E: KvEngine>(cache: &RegionCacheEngine, disk: &E, stopped: &Receiver<Infallible>) {
     let mut behind = Vec::new();
-    while !is_stopped_within(interval, stopped) {
+    while is_due(cache, |limits| limits.cross_check_interval, stopped) {
         let Some(region) = cache.next_to_audit(&behind) else { continue };
         if let Some(audit) = cache.begin_audit(region.id, || disk.snapshot()) {
-            run_audit(audit, cache.core.limits.cross_check_rate_limit_bytes, stopped);
+            run_audit(audit, cache.limits().cross_check_rate_limit_bytes, stopped);
         }
         behind = region.end;
     }
@@ -126,6 +124,30 @@ fn pause(bytes: usize, rate_limit_bytes: usize) -> Duration {
     Duration::from_secs_f64(bytes as f64 / rate_limit_bytes as f64)
 }
 
+/// Waits until the interval, which is `None` while there is nothing to do, is over. `false` when stopped before.
+fn is_due(
+    cache: &RegionCacheEngine,
+    interval: impl Fn(&Limits) -> Option<Duration>,
+    stopped: &Receiver<Infallible>,
+) -> bool {
+    let mut since = Instant::now();
+    loop {
+        let left = match interval(&cache.limits()) {
+            Some(interval) => interval.saturating_sub(since.elapsed()),
+            None => {
+                since = Instant::now();
+                NOTICE_INTERVAL
+            }
+        };
+        if left.is_zero() {
+            return true;
+        }
+        if is_stopped_within(left.min(NOTICE_INTERVAL), stopped) {
+            return false;
+        }
+    }
+}
+
 fn is_stopped_within(pause: Duration, stopped: &Receiver<Infallible>) -> bool {
     stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout)
 }
@@ -144,13 +166,13 @@ fn run_chores(cache: &RegionCacheEngine, stopped: &Receiver<Infallible>) {
 }
 
 fn run_gc(cache: &RegionCacheEngine, stopped: &Receiver<Infallible>) {
-    while !is_stopped_within(cache.core.limits.gc_run_interval, stopped) {
+    while is_due(cache, |limits| Some(limits.gc_run_interval), stopped) {
         cache.collect_garbage();
     }
 }
 
 fn run_auto_load(cache: &RegionCacheEngine, stopped: &Receiver<Infallible>) {
-    while stopped.recv_timeout(cache.core.limits.load_evict_interval) == Err(RecvTimeoutError::Timeout) {
+    while is_due(cache, |limits| limits.auto_load.then_some(limits.load_evict_interval), stopped) {
         cache.auto_load();
     }
 }

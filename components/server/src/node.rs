@@ -202,7 +202,7 @@ impl<D: DiskEngine> Node<D> {
                 dir: &dir.store_dir(store_id),
                 engine: &config.engine,
                 raftstore: config.raftstore.clone(),
-                cache: &config.in_memory_engine,
+                cache: &online.config.in_memory_engine,
                 first_region: (!cluster.bootstrapped && voters.contains(&store_id)).then_some(&region),
             };
             let (reads, warm_up) = (ReadCounter::default(), WarmUpTimes::default());
@@ -411,6 +411,11 @@ impl<D: DiskEngine> Node<D> {
 
         if next.preload != now.preload {
             self.members.values().for_each(|member| member.plugin.set_config(preload.clone()));
+        }
+        if next.in_memory_engine != now.in_memory_engine {
+            for member in self.members.values() {
+                member.cache.set_config(&next.in_memory_engine).expect("what can be changed to was checked");
+            }
         }
         logger::set_level(next.log.level.0);
         (online.config, online.changed) = (next, changed);

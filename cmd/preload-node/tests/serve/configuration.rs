@@ -311,3 +311,32 @@ fn keys_that_the_documents_name_exist() {
     let unknown: Vec<&String> = named.difference(&known).collect();
     assert!(unknown.is_empty(), "{unknown:?}");
 }
+
+#[test]
+fn the_cache_gets_other_limits_while_the_node_runs_and_has_them_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    // Of three stores together.
+    let capacity_mib = |node: &Node| {
+        let metrics = node.http().send("GET", "/metrics", None).body;
+        let series = "tikv_in_memory_engine_limit_bytes{limit=\"capacity\"} ";
+        let bytes: u64 = metrics.lines().find_map(|line| line.strip_prefix(series)).unwrap().parse().unwrap();
+        bytes >> 20
+    };
+    let node = Node::start(dir.path());
+    assert_eq!(capacity_mib(&node), 3 * 512);
+    node.post("/config", json!({ "in-memory-engine.capacity": "64MiB", "in-memory-engine.evict-threshold": "60MiB" }));
+    assert_eq!(capacity_mib(&node), 3 * 64);
+    let refused = |key: &str, value: Value| {
+        let refused = node.http().send("POST", "/config", Some(json!({ key: value }))).json();
+        refused["errors"][0]["message"].as_str().unwrap().to_owned()
+    };
+    let message = refused("in-memory-engine.capacity", json!("59MiB"));
+    assert!(message.contains("evict-threshold = 60MiB is greater than in-memory-engine.capacity = 59MiB"), "{message}");
+    let message = refused("in-memory-engine.load-threads", json!(3));
+    assert!(message.contains("cannot be changed while the node runs"), "{message}");
+    assert_eq!(capacity_mib(&node), 3 * 64);
+    node.kill();
+    let node = Node::start(dir.path());
+    assert_eq!(capacity_mib(&node), 3 * 64);
+    node.stop();
+}

@@ -44,7 +44,7 @@ fn cache_region(id: u8) -> CacheRegion {
     CacheRegion::from_region(&region(id))
 }
 
-fn write_rows(engine: &Engine, id: u8, versions: u64) {
+pub(super) fn write_rows(engine: &Engine, id: u8, versions: u64) {
     let mut batch = WriteBatch::new();
     for row in 0..ROWS {
         let data_key = keys::data_key(Key::from_raw(&[id, row]).as_encoded());
@@ -67,18 +67,18 @@ fn scan(engine: &Engine, region: &Region, ts: u64) -> ReadSource {
     snapshot.source()
 }
 
-fn is_from_memory(engine: &Engine, id: u8) -> bool {
+pub(super) fn is_from_memory(engine: &Engine, id: u8) -> bool {
     scan(engine, &region(id), 2) == ReadSource::Memory
 }
 
-fn read(engine: &Engine, id: u8, times: u8) {
+pub(super) fn read(engine: &Engine, id: u8, times: u8) {
     for _ in 0..times {
         is_from_memory(engine, id);
     }
 }
 
 /// A round, and the loads that it has decided on. Returns how many there were.
-fn play_round(engine: &Engine) -> usize {
+pub(super) fn play_round(engine: &Engine) -> usize {
     engine.cache().auto_load();
     let mut loads = 0;
     while let Some(mut job) = engine.cache().begin_next_load(engine.disk()) {

@@ -9,5 +9,6 @@ mod leaves;
 mod model;
 mod mvcc;
 mod observer;
+mod online_config;
 mod regressions;
 mod support;

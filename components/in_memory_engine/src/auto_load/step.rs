@@ -33,8 +33,7 @@ pub(crate) struct AutoLoading {
 
 impl AutoLoading {
     pub(crate) fn new(limits: &Limits) -> Self {
-        let steps_min = limits.auto_load_threshold as f64 * limits.load_evict_interval.as_secs_f64();
-        let rounds = Mutex::new(AutoLoad::new(limits.stop_load_threshold_bytes, steps_min.ceil() as u64));
+        let rounds = Mutex::new(AutoLoad::new(limits.stop_load_threshold_bytes, steps_min(limits)));
         Self { stats: ReadStats::default(), displaced: Mutex::default(), rounds }
     }
 
@@ -64,11 +63,16 @@ impl AutoLoading {
     }
 }
 
+/// Per round.
+fn steps_min(limits: &Limits) -> u64 {
+    (limits.auto_load_threshold as f64 * limits.load_evict_interval.as_secs_f64()).ceil() as u64
+}
+
 impl RegionCacheEngine {
     /// Counts a read of `region` that goes to the disk because the cache does not have it; what the read costs there is to
     /// be added to what is returned. `None` when nobody wants to know.
     pub fn note_disk_read(&self, region: &Region) -> Option<Arc<DiskReads>> {
-        self.core.auto_load.as_ref()?.stats.begin_read(region)
+        self.core.auto_loading()?.stats.begin_read(region)
     }
 
     /// A round of automatic loading: has regions loaded that are much read from the disk, and evicts what is less worth if
@@ -76,8 +80,10 @@ impl RegionCacheEngine {
     /// `load-evict-interval`.
     pub fn auto_load(&self) {
         let core = &self.core;
-        let Some(auto_load) = &core.auto_load else { return };
+        let Some(auto_load) = core.auto_loading() else { return };
+        let limits = self.limits();
         let mut rounds = auto_load.rounds.lock();
+        rounds.set_limits(limits.stop_load_threshold_bytes, steps_min(&limits));
         let topology = core.topology.lock();
         let cached = topology.live().map(|(state, region)| CachedReads {
             region_id: region.region.id,

@@ -56,6 +56,10 @@ pub(crate) type ArcSwapOption<T> = Swap<Option<Arc<T>>>;
 pub(crate) struct Swap<P>(Mutex<P>);
 
 impl<P: Clone> Swap<P> {
+    pub(crate) fn new(pointer: P) -> Self {
+        Self(Mutex::new(pointer))
+    }
+
     pub(crate) fn load(&self) -> P {
         self.0.lock().clone()
     }

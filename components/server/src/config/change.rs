@@ -61,6 +61,7 @@ pub fn change(now: &NodeConfig, changes: &BTreeMap<String, Value>) -> Result<Nod
     }
     let mut changed = now.clone();
     put_over(&mut changed.preload, &sections, &mut mistakes);
+    put_over(&mut changed.in_memory_engine, &sections, &mut mistakes);
     put_over(&mut changed.log, &sections, &mut mistakes);
     if mistakes.is_empty() { Ok(changed) } else { Err(mistakes) }
 }

@@ -44,5 +44,9 @@ pub struct NodeConfig {
 
 /// Whether a key can be changed while the node runs. Its documentation says so as well.
 pub fn is_online(section: &str, key: &str) -> bool {
-    section == "preload" || (section, key) == ("log", "level")
+    match section {
+        "preload" => true,
+        "in-memory-engine" => !in_memory_engine::ONLY_AT_START.contains(&key),
+        _ => (section, key) == ("log", "level"),
+    }
 }

@@ -90,6 +90,7 @@ seams! {
     ReadLocked: "a read from memory finds a lock that blocks",
     ReadPastLock: "a read from memory passes a lock over",
     VersionCollected: "a version is garbage-collected",
+    AutoLoaded: "a region is loaded for how it is read",
     AuditEnded: "a cached region has been compared with the disk",
     AuditCancelled: "a region leaves the cache while it is compared",
     HeldThroughEviction: "a snapshot is held while its region is evicted",

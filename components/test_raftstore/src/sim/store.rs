@@ -38,6 +38,7 @@ use raftstore::{
         snapshot::Receiver,
     },
 };
+use tikv_util::config::ReadableDuration;
 
 use super::{
     checks::Violation,
@@ -113,7 +114,14 @@ impl SimStore {
             _ => {}
         }
         let enabled = plan.setup == Setup::Full;
-        let config = RegionCacheEngineConfig { enabled, capacity: plan.cache_capacity, ..Default::default() };
+        // A round of automatic loading loads whatever was read from the disk.
+        let config = RegionCacheEngineConfig {
+            enabled,
+            capacity: plan.cache_capacity,
+            auto_load_threshold: 1,
+            load_evict_interval: ReadableDuration::millis(100),
+            ..Default::default()
+        };
         let cache = RegionCacheEngine::new(&config).expect("what is drawn is within the limits");
         let misses_writes = plan.sabotage == Some(Sabotage::CacheMissesWrites);
         let engine = SimEngine::new(self.disk.open("kv"), cache.clone(), misses_writes);

@@ -236,6 +236,19 @@ impl World {
         self.wake_workers(store_id);
     }
 
+    /// A round of automatic loading, in the place of the cache's thread.
+    pub(super) fn load_automatically(&mut self, store_id: u64) {
+        let coverage = self.coverage.clone();
+        let Some(run) = self.running(store_id) else { return };
+        let cached = run.engine.cache().regions().len();
+        run.engine.cache().auto_load();
+        run.loader_bell.ring();
+        if run.engine.cache().regions().len() > cached {
+            coverage.hit(Seam::AutoLoaded);
+        }
+        self.wake_workers(store_id);
+    }
+
     /// The peer of `region` on `from_store` asks that `to` warms it up.
     pub(super) fn ask_for_preload(&mut self, from_store: u64, region: &Region, to: &Peer) {
         let Some(from) = super::world::peer_on(region, from_store).cloned() else { return };

@@ -288,6 +288,9 @@ impl World {
                 if let Some(run) = self.running(store_id) {
                     run.auditor.step(store_id)?;
                 }
+                if self.rng.percent(2) {
+                    self.load_automatically(store_id);
+                }
                 self.input(store_id, Input::Tick)
             }
             Event::Deliver { to_store, message } => self.deliver(to_store, message),

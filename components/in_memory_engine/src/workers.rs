@@ -15,7 +15,7 @@ use std::{
     convert::Infallible,
     io,
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select};
@@ -130,21 +130,17 @@ fn is_due(
     interval: impl Fn(&Limits) -> Option<Duration>,
     stopped: &Receiver<Infallible>,
 ) -> bool {
-    let mut since = Instant::now();
+    let mut waited = Duration::ZERO;
     loop {
-        let left = match interval(&cache.limits()) {
-            Some(interval) => interval.saturating_sub(since.elapsed()),
-            None => {
-                since = Instant::now();
-                NOTICE_INTERVAL
-            }
-        };
-        if left.is_zero() {
+        let interval = interval(&cache.limits());
+        let pause = interval.map_or(NOTICE_INTERVAL, |interval| interval.saturating_sub(waited).min(NOTICE_INTERVAL));
+        if pause.is_zero() {
             return true;
         }
-        if is_stopped_within(left.min(NOTICE_INTERVAL), stopped) {
+        if is_stopped_within(pause, stopped) {
             return false;
         }
+        waited = if interval.is_some() { waited + pause } else { Duration::ZERO };
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use test_raftstore::wait;
 
-use crate::support::{Node, command, hex};
+use crate::support::{Node, command, hex, read_answer};
 
 #[test]
 fn what_was_written_is_there_after_an_orderly_stop_and_a_start() {
@@ -94,14 +94,11 @@ fn requests_on_their_way_get_their_answer_and_those_that_only_wait_are_not_waite
     let dir = tempfile::tempdir().unwrap();
     let mut node = Node::start_with(dir.path(), &[], "[node]\nshutdown-timeout = \"10m\"\n");
     let next = node.get("/preloads")["next"].clone();
-    let waits = node.http();
-    let waiting = std::thread::Builder::new()
-        .spawn(move || waits.send("GET", &format!("/preloads?since={next}&wait_ms=30000"), None));
-    let waiting = waiting.unwrap();
-    // It is being served when another one that came later has been.
-    node.get("/status");
+    let mut waiting = node.http().begin("GET", &format!("/preloads?since={next}&wait_ms=30000"), None).unwrap();
+    // Connections are taken in order: it is being served when others that came later have been.
+    (0..10).for_each(|_| drop(node.get("/status")));
     node.signal(SIGTERM);
-    let page = waiting.join().unwrap().ok();
+    let page = read_answer(&mut waiting).unwrap().ok();
     assert_eq!(page["events"], json!([]));
     assert!(node.end().success());
 }

@@ -249,6 +249,11 @@ impl Http {
 
     /// Fails when the node is not there, or ends meanwhile.
     pub(crate) fn try_send(&self, method: &str, path: &str, body: Option<Value>) -> std::io::Result<Answer> {
+        read_answer(&mut self.begin(method, path, body)?)
+    }
+
+    /// Sends a request without waiting for the answer.
+    pub(crate) fn begin(&self, method: &str, path: &str, body: Option<Value>) -> std::io::Result<TcpStream> {
         let mut stream = TcpStream::connect_timeout(&self.address, DEADLINE)?;
         stream.set_read_timeout(Some(DEADLINE))?;
         let body = body.map(|body| body.to_string()).unwrap_or_default();
@@ -264,7 +269,7 @@ impl Http {
         headers.extend(self.headers.iter().filter(|(_, value)| !value.is_empty()).cloned());
         let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         stream.write_all(format!("{method} {path} HTTP/1.1\r\n{headers}\r\n{body}").as_bytes())?;
-        read_answer(&mut stream)
+        Ok(stream)
     }
 }
 

@@ -216,7 +216,7 @@ impl RegionCacheEngine {
 
     /// The limits that are in force.
     pub fn limits(&self) -> Limits {
-        **self.core.limits.load()
+        *self.core.limits.load_full()
     }
 
     /// Changes everything but [`ONLY_AT_START`](crate::ONLY_AT_START), in the middle of whatever goes on: loads and

@@ -92,7 +92,7 @@ mod of_loom {
     /// Defines an atomic that is made at its first use. Threads must not race for that.
     macro_rules! atomic {
         ($name:ident, $value:ty) => {
-            #[derive(Debug)]
+            #[derive(Debug, Default)]
             pub(crate) struct $name {
                 initial: $value,
                 made: std::sync::OnceLock<atomic::$name>,

@@ -43,9 +43,10 @@ impl Core {
             // The peer here was removed; the store destroys it next.
             Err(NotInitialized { reason: Reason::NotOnStore, .. }) => {
                 let has_peer = self.regions.get(&region.get_id()).is_some_and(|entry| entry.life.local().is_some());
-                return if has_peer {
-                    self.region_gone(region, now)
-                };
+                if has_peer {
+                    self.region_gone(region, now);
+                }
+                return;
             }
             Err(error) if error.reason != Reason::NoPeers => self.outbox.notice(Notice::MalformedMetadata(*error)),
             Ok(_) | Err(_) => {}

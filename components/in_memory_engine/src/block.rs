@@ -37,10 +37,11 @@ use bytemuck::cast_slice;
 pub(crate) use self::builder::BlockBuilder;
 use crate::{
     memory::{Charge, MemoryBudget},
-    prefetch::prefetch,
+    prefetch::{prefetch, prefetch_lines},
 };
 
 mod builder;
+mod parts;
 #[cfg(test)]
 mod tests;
 
@@ -62,9 +63,6 @@ const FENCE_EVERY: usize = 16;
 
 /// The first bytes of a group's first key behind the common prefix, and the offset of its stem.
 type Fence = [u64; 2];
-
-/// Cache lines are so long.
-const LINE_BYTES: usize = 64;
 
 /// No block is larger: offsets are 31 bits. A value that makes one larger cannot be cached.
 const BLOCK_BYTES_MAX: usize = 1 << 31;
@@ -114,15 +112,6 @@ fn fences_of(groups: usize) -> usize {
 /// Where the numbers of so many groups begin, in words.
 fn numbers_at(groups: usize) -> usize {
     groups + fences_of(groups) * size_of::<Fence>() / size_of::<u64>()
-}
-
-/// So many cache lines at a time: more are not under way at once anyway.
-const LINES_AHEAD_MAX: usize = 16;
-
-/// Has the cache lines of some items fetched.
-fn prefetch_lines<T>(items: &[T]) {
-    items.iter().step_by(LINE_BYTES / size_of::<T>()).take(LINES_AHEAD_MAX).for_each(prefetch);
-    items.last().map(prefetch);
 }
 
 /// Which of a block's entries are meant.
@@ -260,20 +249,44 @@ impl Block {
         }
     }
 
-    /// The first entry with a key `>= key`.
-    pub(crate) fn lower_bound(&self, key: &[u8]) -> usize {
+    /// The entry with this key, or where it would be, as in a binary search.
+    pub(crate) fn search(&self, key: &[u8]) -> Result<usize, usize> {
+        self.search_by(key, |rest| self.partition_groups(rest)).1
+    }
+
+    /// The same for a key that is not below the first one of `group`, and likely near; with the group to begin with for the
+    /// next greater key.
+    pub(crate) fn search_near(&self, group: usize, key: &[u8]) -> (usize, Result<usize, usize>) {
+        self.search_by(key, |rest| self.partition_groups_near(group, rest))
+    }
+
+    fn search_by(&self, key: &[u8], partition: impl FnOnce(&[u8]) -> usize) -> (usize, Result<usize, usize>) {
+        self.prefetch_fences();
         let prefix = self.prefix();
         let Some(rest) = key.strip_prefix(prefix) else {
-            return if key < prefix { 0 } else { self.entries() };
+            let last = self.groups().saturating_sub(1);
+            return if key < prefix { (0, Err(0)) } else { (last, Err(self.entries())) };
         };
-        let group = self.partition_groups(rest);
-        // Of the group before, whose first key is below: its other keys may not be.
-        let Some(group) = group.checked_sub(1) else { return 0 };
-        self.lower_bound_in_group(group, rest)
+        // Of the group before, whose first key is not above: its other keys may be.
+        let Some(group) = partition(rest).checked_sub(1) else { return (0, Err(0)) };
+        let entries = self.group(group);
+        let found = match rest.strip_prefix(self.stem_rest(group)) {
+            Some(suffix) if self.has_suffixes(group) => self.search_group(group, suffix),
+            Some([]) => Ok(entries.start),
+            // All keys of the group are below, unless `rest` begins with their stem.
+            _ => Err(entries.end),
+        };
+        (group, found)
+    }
+
+    /// The first entry with a key `>= key`.
+    pub(crate) fn lower_bound(&self, key: &[u8]) -> usize {
+        self.search(key).unwrap_or_else(|entry| entry)
     }
 
     /// The entry with this key, and where it is.
     pub(crate) fn find(&self, key: &[u8]) -> Option<(usize, Version)> {
+        self.prefetch_fences();
         let rest = key.strip_prefix(self.prefix())?;
         let group = self.partition_groups(rest).checked_sub(1)?;
         let suffix = rest.strip_prefix(self.stem_rest(group))?;
@@ -296,6 +309,11 @@ impl Block {
         prefetch_lines(&self.words);
     }
 
+    /// What a search will look at first, behind the common prefix.
+    fn prefetch_fences(&self) {
+        prefetch_lines(self.fences());
+    }
+
     /// What is needed to find the first version in `group` with a suffix not below this, if it is not the newest.
     pub(crate) fn prefetch_versions(&self, group: usize, suffix: u64) {
         if self.first_suffixes()[group] < suffix {
@@ -316,51 +334,28 @@ impl Block {
     /// Like [`lower_bound`](Self::lower_bound), for the entries of one group, whose stem `key` begins with, of which
     /// `suffix` is left.
     pub(crate) fn lower_bound_of_suffix(&self, group: usize, suffix: &[u8]) -> usize {
-        let (suffix, is_longer) = match suffix.first_chunk::<SUFFIX_LEN>() {
+        self.search_group(group, suffix).unwrap_or_else(|entry| entry)
+    }
+
+    fn search_group(&self, group: usize, suffix: &[u8]) -> Result<usize, usize> {
+        let (number, is_longer) = match suffix.first_chunk::<SUFFIX_LEN>() {
             Some(whole) => (u64::from_be_bytes(*whole), suffix.len() > SUFFIX_LEN),
-            None => {
-                // A shorter one is below all that begin with it.
-                let mut whole = [0; SUFFIX_LEN];
-                whole[..suffix.len()].copy_from_slice(suffix);
-                (u64::from_be_bytes(whole), false)
-            }
+            // A shorter one is below all that begin with it.
+            None => (head_of(suffix), false),
         };
-        let below = |other: &u64| *other < suffix || (is_longer && *other == suffix);
-        let first = self.group(group).start;
-        if !below(&self.first_suffixes()[group]) {
-            return first;
+        let below = |other: &u64| *other < number || (is_longer && *other == number);
+        let is_exact = |other: u64| other == number && suffix.len() == SUFFIX_LEN;
+        let start = self.group(group).start;
+        let first = self.first_suffixes()[group];
+        if !below(&first) {
+            return if is_exact(first) { Ok(start) } else { Err(start) };
         }
         let older = self.history(group);
         self.prefetch_history(&older);
-        first + 1 + self.older_suffixes()[older].partition_point(below)
-    }
-
-    /// Whether the key of `entry`, or of no entry if that is behind the last one, is `key`.
-    pub(crate) fn is_key_at(&self, entry: usize, key: &[u8]) -> bool {
-        if entry >= self.entries() {
-            return false;
-        }
-        let group = self.group_of(entry);
-        let prefix = self.prefix();
-        let rest = key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(self.stem_rest(group)));
-        match rest {
-            Some(suffix) if self.has_suffixes(group) => {
-                *suffix == self.suffix(self.version(group, entry)).to_be_bytes()
-            }
-            Some(suffix) => suffix.is_empty(),
-            None => false,
-        }
-    }
-
-    fn lower_bound_in_group(&self, group: usize, rest: &[u8]) -> usize {
-        let entries = self.group(group);
-        let stem = self.stem_rest(group);
-        match rest.strip_prefix(stem) {
-            Some(suffix) if self.has_suffixes(group) => self.lower_bound_of_suffix(group, suffix),
-            Some([]) => entries.start,
-            // The first key of the group is below: so are the others, unless `rest` begins with their stem.
-            _ => entries.end,
-        }
+        let suffixes = &self.older_suffixes()[older];
+        let at = suffixes.partition_point(below);
+        let entry = start + 1 + at;
+        if suffixes.get(at).is_some_and(|other| is_exact(*other)) { Ok(entry) } else { Err(entry) }
     }
 
     /// How many groups have a first key `<= rest`, where the common prefix is taken off.
@@ -373,14 +368,32 @@ impl Block {
         low
     }
 
+    /// The same if all groups before `group` have; steps from there on, each twice as long as the one before.
+    fn partition_groups_near(&self, group: usize, rest: &[u8]) -> usize {
+        let is_above = |group: usize| group >= self.groups() || self.compare_first(group, rest) == Ordering::Greater;
+        let (mut low, mut step) = (group, 1);
+        while !is_above(low + step - 1) {
+            low += step;
+            step *= 2;
+        }
+        let mut high = (low + step - 1).min(self.groups());
+        while low < high {
+            let middle = low.midpoint(high);
+            if is_above(middle) { high = middle } else { low = middle + 1 }
+        }
+        low
+    }
+
     /// What the result of [`partition_groups`](Self::partition_groups) is within, as far as the fences tell. Has what is
     /// between them fetched.
     fn between_fences(&self, rest: &[u8]) -> Range<usize> {
         let fences = self.fences();
-        prefetch_lines(fences);
         let head = head_of(rest);
         let below = fences.partition_point(|[other, _]| *other < head);
-        let not_above = below + fences[below..].partition_point(|[other, _]| *other == head);
+        let not_above = match fences.get(below) {
+            Some([other, _]) if *other == head => below + fences[below..].partition_point(|[other, _]| *other == head),
+            _ => below,
+        };
         let stem_at = |fence: &Fence| self.stems_at as usize + fence[1] as usize;
         let start = below.checked_sub(1).map_or(self.stems_at as usize, |before| stem_at(&fences[before]));
         let end = fences.get(below).map_or(self.values_at as usize, stem_at);

@@ -165,7 +165,7 @@ impl CachedRegion {
                 self.charge.grow(mutations.iter().map(buffered_bytes).sum())?;
                 mutations.iter().for_each(|mutation| push(buffer, mutation));
             }
-            Writer::Applying => self.change(|data| data.apply(mutations.iter().copied(), safe_point))?,
+            Writer::Applying => self.change(|data| data.apply(mutations, safe_point))?,
             Writer::Retired => debug_assert!(false, "a region that was split is not written to"),
         }
         Ok(())
@@ -193,7 +193,7 @@ impl CachedRegion {
         safe_point: u64,
     ) -> Result<(), OverCapacity> {
         if let Writer::Buffering(buffer) = writer {
-            loaded.apply(buffer.iter(), safe_point)?;
+            loaded.apply(&buffer.iter().collect::<Vec<_>>(), safe_point)?;
             self.data.store(Some(Arc::new(loaded)));
             *writer = Writer::Applying;
             drop(self.charge.take());

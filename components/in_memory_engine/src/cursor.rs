@@ -238,13 +238,10 @@ impl RegionCacheIterator {
     /// The leaf that `key` belongs to: often the one that the cursor is in.
     fn find(&self, key: &[u8]) -> Place {
         let directory = &self.source.directory;
-        if let Some(Position { place, .. }) = &self.position
-            && directory.bound(*place) <= key
-            && directory.next(*place).is_none_or(|next| key < directory.bound(next))
-        {
-            return *place;
+        match &self.position {
+            Some(Position { place, .. }) => directory.find_near(*place, key),
+            None => directory.find(key),
         }
-        directory.find(key)
     }
 
     /// Goes to the first entry `>= key`, if that is among the versions of the current user key, and is sure to be.

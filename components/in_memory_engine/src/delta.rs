@@ -4,8 +4,8 @@
 //!
 //! **How it works.** Changes are appended to slots that are never written again, and linked in the order of their keys,
 //! the newest change of a key first: a skip list in which every eighth change also is on the upper level. The links are
-//! apart from the changes, together with 8 bytes of each key, so that a search reads a few neighbouring cache lines and
-//! looks into hardly any change; these 8 bytes are those behind what all keys of the leaf's block begin with. One thread
+//! apart from the changes, together with 16 bytes of each key, so that a search reads a few neighbouring cache lines and
+//! looks into hardly any change; these bytes are those behind what all keys of the leaf's block begin with. One thread
 //! appends, any number read. A reader takes a change for there when the number of its batch is not greater than that of
 //! the reader's snapshot, so that a batch becomes visible as a whole, and nothing is copied for a snapshot.
 //!
@@ -22,6 +22,7 @@ use std::{
 use crate::{
     block::{head_of, size_class},
     memory::{Charge, MemoryBudget, OverCapacity},
+    prefetch::{prefetch, prefetch_all, prefetch_lines},
     sync::{AtomicU8, AtomicU64, AtomicUsize, OnceLock},
 };
 
@@ -72,11 +73,15 @@ impl Change {
 
 type Slot = OnceLock<Change>;
 
+/// The bytes of a key behind `Delta::prefix`, as two numbers: for most keys all that is left, so that not even versions of
+/// one user key have to be looked into.
+type Head = [u64; 2];
+
 /// What a search reads of the changes.
 #[derive(Debug)]
 struct Index {
-    /// Of each key the bytes behind `Delta::prefix`, as a number. Equal ones say nothing.
-    heads: [AtomicU64; CHANGES_MAX],
+    /// First numbers, second numbers. Equal ones say nothing.
+    heads: [[AtomicU64; CHANGES_MAX]; 2],
     next: [[AtomicU8; CHANGES_MAX]; LEVELS],
     /// A bit for each change whose key does not begin with the prefix, and so has no head.
     without_head: AtomicU64,
@@ -85,7 +90,7 @@ struct Index {
 impl Index {
     fn new() -> Box<Self> {
         Box::new(Self {
-            heads: [const { AtomicU64::new(0) }; CHANGES_MAX],
+            heads: [const { [const { AtomicU64::new(0) }; CHANGES_MAX] }; 2],
             next: [const { [const { AtomicU8::new(NONE) }; CHANGES_MAX] }; LEVELS],
             without_head: AtomicU64::new(0),
         })
@@ -153,7 +158,9 @@ impl Delta {
 
         let links = self.index.get_or_init(Index::new);
         match self.head(key) {
-            Some(head) => links.heads[index].store(head, Ordering::Relaxed),
+            Some(head) => {
+                links.heads.iter().zip(head).for_each(|(heads, head)| heads[index].store(head, Ordering::Relaxed));
+            }
             None => _ = links.without_head.fetch_or(1 << index, Ordering::Relaxed),
         }
         let levels = if index.is_multiple_of(UPPER_EVERY) { LEVELS } else { 1 };
@@ -165,6 +172,25 @@ impl Delta {
         }
         self.len.store(index + 1, Ordering::Relaxed);
         Ok(bytes)
+    }
+
+    /// Has what is looked at to append another change fetched.
+    pub(crate) fn prefetch(&self) {
+        let Some(index) = self.index.get() else { return };
+        index.heads.iter().for_each(|heads| prefetch_lines(&heads[..self.len()]));
+        prefetch_all(&index.next);
+        prefetch(&index.without_head);
+        self.prefix.first().map(prefetch);
+        let (segment, offset) = slot_of(self.len());
+        if let Some(slots) = self.segments.get(segment).and_then(OnceLock::get) {
+            prefetch(&slots[offset]);
+        }
+    }
+
+    /// Has all changes fetched.
+    pub(crate) fn prefetch_changes(&self) {
+        let slots = self.segments.iter().filter_map(OnceLock::get).flat_map(|slots| slots.iter());
+        slots.filter_map(OnceLock::get).for_each(|change| prefetch_lines(&change.data));
     }
 
     pub(crate) fn change(&self, node: Node) -> &Change {
@@ -183,10 +209,11 @@ impl Delta {
 
     /// The change of the next key.
     pub(crate) fn next(&self, node: Node, sequence: Sequence) -> Option<Node> {
+        let index = self.index.get()?;
         let key = self.change(node).key();
         let head = self.head(key);
         let mut next = self.following(Some(node));
-        while let Some(same) = next.filter(|next| self.compare(*next, key, head).is_eq()) {
+        while let Some(same) = next.filter(|next| self.compare(index, *next, key, head).is_eq()) {
             next = self.following(Some(same));
         }
         self.visible_from(next, sequence)
@@ -209,16 +236,19 @@ impl Delta {
 
     /// The last change on each level with a key `< key`; `None` is the start of the list.
     fn before(&self, key: &[u8]) -> [Option<Node>; LEVELS] {
-        let head = self.head(key);
         let mut before = [None; LEVELS];
+        let Some(index) = self.index.get() else { return before };
+        let head = self.head(key);
         let mut at = None;
         for level in (0..LEVELS).rev() {
+            let mut link = at.map_or(&self.first[level], |node: Node| &index.next[level][usize::from(node)]);
             loop {
-                let next = self.link(at, level).load(Ordering::Acquire);
-                if next == NONE || self.compare(next, key, head).is_ge() {
+                let next = link.load(Ordering::Acquire);
+                if next == NONE || self.compare(index, next, key, head).is_ge() {
                     break;
                 }
                 at = Some(next);
+                link = &index.next[level][usize::from(next)];
             }
             before[level] = at;
         }
@@ -226,20 +256,31 @@ impl Delta {
     }
 
     /// Compares the key of a change with `key`, which has this head.
-    fn compare(&self, node: Node, key: &[u8], head: Option<u64>) -> cmp::Ordering {
-        if let (Some(head), Some(index)) = (head, self.index.get())
+    fn compare(&self, index: &Index, node: Node, key: &[u8], head: Option<Head>) -> cmp::Ordering {
+        if let Some(head) = head
             && index.without_head.load(Ordering::Relaxed) & (1 << node) == 0
         {
-            let order = index.heads[usize::from(node)].load(Ordering::Relaxed).cmp(&head);
-            if order.is_ne() {
-                return order;
+            for (heads, head) in index.heads.iter().zip(head) {
+                let order = heads[usize::from(node)].load(Ordering::Relaxed).cmp(&head);
+                if order.is_ne() {
+                    return order;
+                }
             }
         }
         self.change(node).key().cmp(key)
     }
 
-    fn head(&self, key: &[u8]) -> Option<u64> {
-        Some(head_of(key.strip_prefix(self.prefix.as_ref())?))
+    fn head(&self, key: &[u8]) -> Option<Head> {
+        let rest = key.strip_prefix(self.prefix.as_ref())?;
+        let tail = match rest.last_chunk() {
+            // What is there of the second 8 bytes ends here.
+            Some(last) if rest.len() < size_of::<Head>() => {
+                let missing = (size_of::<Head>() - rest.len()) as u32;
+                u64::from_be_bytes(*last).unbounded_shl(u8::BITS * missing)
+            }
+            _ => rest.get(size_of::<u64>()..).map_or(0, head_of),
+        };
+        Some([head_of(rest), tail])
     }
 
     fn following(&self, node: Option<Node>) -> Option<Node> {

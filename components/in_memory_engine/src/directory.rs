@@ -67,7 +67,10 @@ impl Keys {
         };
         let head = head_of(rest);
         let mut low = self.heads.partition_point(|other| *other < head);
-        let mut high = low + self.heads[low..].partition_point(|other| *other == head);
+        let mut high = match self.heads.get(low) {
+            Some(other) if *other == head => low + self.heads[low..].partition_point(|other| *other == head),
+            _ => low,
+        };
         while low < high {
             let middle = low.midpoint(high);
             if self.get(middle) <= key { low = middle + 1 } else { high = middle }
@@ -79,12 +82,12 @@ impl Keys {
 #[derive(Clone, Debug)]
 struct Chunk {
     leaves: Vec<Arc<Leaf>>,
-    bounds: Keys,
+    bounds: Arc<Keys>,
 }
 
 impl Chunk {
     fn new(leaves: Vec<Arc<Leaf>>) -> Arc<Self> {
-        let bounds = leaves.iter().map(|leaf| leaf.bound()).collect();
+        let bounds = leaves.iter().map(|leaf| leaf.bound()).collect::<Keys>().into();
         Arc::new(Self { leaves, bounds })
     }
 }
@@ -110,6 +113,14 @@ impl Directory {
     pub(crate) fn find(&self, key: &[u8]) -> Place {
         let chunk = self.bounds.find(key);
         Place { chunk, leaf: self.chunks[chunk].bounds.find(key) }
+    }
+
+    /// The same, where `likely` may be that leaf, of this directory or of what it was before.
+    pub(crate) fn find_near(&self, likely: Place, key: &[u8]) -> Place {
+        let is_there = self.chunks.get(likely.chunk).is_some_and(|chunk| likely.leaf < chunk.leaves.len())
+            && self.bound(likely) <= key
+            && self.next(likely).is_none_or(|next| key < self.bound(next));
+        if is_there { likely } else { self.find(key) }
     }
 
     pub(crate) fn leaf(&self, place: Place) -> &Arc<Leaf> {
@@ -146,7 +157,15 @@ impl Directory {
 
     /// Puts `leaves` in the place of one leaf; none at all unless that is the last one there is.
     pub(crate) fn replace(&mut self, place: Place, leaves: Vec<Arc<Leaf>>) {
-        let Chunk { leaves: old, .. } = self.chunks[place.chunk].as_ref();
+        let Chunk { leaves: old, bounds } = self.chunks[place.chunk].as_ref();
+        if let [leaf] = leaves.as_slice()
+            && leaf.bound() == self.bound(place)
+        {
+            let mut new = old.clone();
+            new[place.leaf] = leaf.clone();
+            self.chunks[place.chunk] = Arc::new(Chunk { leaves: new, bounds: bounds.clone() });
+            return;
+        }
         let Range { start, end } = place.leaf..place.leaf + 1;
         let new = old[..start].iter().cloned().chain(leaves).chain(old[end..].iter().cloned()).collect();
         self.chunks.splice(place.chunk..=place.chunk, chunks_of(new));

@@ -85,30 +85,32 @@ impl Family {
         self.directory.leaf(self.directory.find(key)).get(key, sequence)
     }
 
-    /// Puts or, without a value, deletes `key` in batch `sequence`. A leaf that is full is folded at `safe_point`.
+    /// Puts or, without a value, deletes `key`, whose leaf is at `place`, in batch `sequence`. A leaf that is full is folded at
+    /// `safe_point`; whether one was: leaves may be at other places then.
     ///
     /// # Errors
     /// When there is no memory for it.
     pub(crate) fn change(
         &mut self,
         sequence: Sequence,
-        key: &[u8],
-        value: Option<&[u8]>,
+        mut place: Place,
+        (key, value): (&[u8], Option<&[u8]>),
         safe_point: u64,
         garbage: &mut Garbage,
-    ) -> Result<(), OverCapacity> {
-        let mut place = self.directory.find(key);
+    ) -> Result<bool, OverCapacity> {
         if value.is_none() && self.directory.leaf(place).get(key, Sequence::MAX).is_none() {
             // Garbage that the disk collects is often gone from memory already.
-            return Ok(());
+            return Ok(false);
         }
+        let mut is_folded = false;
         // Not only once: what was deleted is gone, leaf and all, and the neighbour that takes its keys may be full, too.
         while self.directory.leaf(place).is_full() {
             self.fold(place, safe_point, garbage)?;
             place = self.directory.find(key);
+            is_folded = true;
         }
         self.bytes += self.directory.leaf(place).delta().append(sequence, key, value)?;
-        Ok(())
+        Ok(is_folded)
     }
 
     /// The part with keys `start <= key < end`.
@@ -172,7 +174,7 @@ impl Family {
     fn fold(&mut self, place: Place, safe_point: u64, garbage: &mut Garbage) -> Result<(), OverCapacity> {
         let directory = Arc::make_mut(&mut self.directory);
         let leaf = directory.leaf(place).clone();
-        let builder = BlockBuilder::new(self.budget.clone(), is_versioned(self.cf));
+        let builder = BlockBuilder::new(self.budget.clone(), is_versioned(self.cf)).with_prefix(leaf.block().prefix());
         let mut fold = Fold {
             builder: builder.with_total(leaf.block().bytes() + leaf.delta().bytes()),
             collector: collector(self.cf, safe_point),
@@ -235,15 +237,18 @@ impl Fold<'_> {
     fn add(&mut self, leaf: &Leaf, next: Option<&[u8]>) -> Result<(), OverCapacity> {
         let (block, delta) = (leaf.block(), leaf.delta());
         let mut entries = leaf.entries();
+        delta.prefetch_changes();
+        let mut near = 0;
         let mut node = delta.seek(b"", Sequence::MAX);
         while let Some(changed) = node {
             let change = delta.change(changed);
-            let at = leaf.lower_bound(change.key());
-            self.add_run(block, entries.start..at, next)?;
+            let place;
+            (place, near) = leaf.place_near(near, change.key(), &entries);
+            self.add_run(block, entries.start..place.start, next)?;
             if !change.is_deletion() {
                 self.add_entry(change.key(), change.value(), next)?;
             }
-            entries.start = (at + usize::from(block.is_key_at(at, change.key()))).min(entries.end);
+            entries.start = place.end;
             node = delta.next(changed, Sequence::MAX);
         }
         self.add_run(block, entries, next)

@@ -162,10 +162,8 @@ impl Leaf {
         match at {
             At::Block(entry) => self.forward(sequence, within, entry + 1, self.delta.seek(key, sequence)),
             At::Delta(node) => {
-                let entry = self.lower_bound(key);
-                let entry = entry + usize::from(self.block.is_key_at(entry, key));
-                let entry = entry.clamp(within.start, within.end);
-                self.forward(sequence, within, entry, self.delta.next(node, sequence))
+                let behind = self.place_of(key, within).end;
+                self.forward(sequence, within, behind, self.delta.next(node, sequence))
             }
         }
     }
@@ -174,7 +172,7 @@ impl Leaf {
     fn forward(&self, sequence: Sequence, within: &Entries, mut entry: usize, mut node: Option<Node>) -> Option<Spot> {
         while let Some(changed) = node {
             let change = self.delta.change(changed);
-            let (at, behind) = self.place_of(change.key(), within);
+            let Entries { start: at, end: behind } = self.place_of(change.key(), within);
             if entry < at {
                 return Some(Spot { at: At::Block(entry), run: entry..at });
             }
@@ -191,7 +189,7 @@ impl Leaf {
     fn backward(&self, sequence: Sequence, within: &Entries, mut end: usize, mut node: Option<Node>) -> Option<Spot> {
         while let Some(changed) = node {
             let change = self.delta.change(changed);
-            let (at, behind) = self.place_of(change.key(), within);
+            let Entries { start: at, end: behind } = self.place_of(change.key(), within);
             if behind < end {
                 return Some(Spot { at: At::Block(end - 1), run: behind..end });
             }
@@ -205,9 +203,21 @@ impl Leaf {
     }
 
     /// Where the entry with this key is in the block, and where the next one is.
-    fn place_of(&self, key: &[u8], within: &Entries) -> (usize, usize) {
-        let at = self.block.lower_bound(key);
-        let behind = at + usize::from(self.block.is_key_at(at, key));
-        (at.clamp(within.start, within.end), behind.clamp(within.start, within.end))
+    fn place_of(&self, key: &[u8], within: &Entries) -> Entries {
+        place_within(self.block.search(key), within)
     }
+
+    /// The same for keys in ascending order; with what is to be given as `near` for the next one, which is 0 for the first.
+    pub(crate) fn place_near(&self, near: usize, key: &[u8], within: &Entries) -> (Entries, usize) {
+        let (near, found) = self.block.search_near(near, key);
+        (place_within(found, within), near)
+    }
+}
+
+fn place_within(found: Result<usize, usize>, within: &Entries) -> Entries {
+    let place = match found {
+        Ok(entry) => entry..entry + 1,
+        Err(entry) => entry..entry,
+    };
+    place.start.clamp(within.start, within.end)..place.end.clamp(within.start, within.end)
 }

@@ -290,7 +290,7 @@ impl<S: Snapshot> LoadJob<S> {
         for region in members {
             let buffered = region.take_buffer(&mut region.writer.lock(), BUFFERED_MAX);
             if let Some((buffer, _charge)) = buffered {
-                data.apply(buffer.iter(), self.cache.safe_point())?;
+                data.apply(&buffer.iter().collect::<Vec<_>>(), self.cache.safe_point())?;
                 any = true;
             }
         }

@@ -7,17 +7,41 @@
 //!
 //! **Must not** be needed: without it, scans are slower and otherwise the same.
 
+/// Cache lines are so long.
+const LINE_BYTES: usize = 64;
+
 /// Asks the processor to have the cache line of `item` at hand soon.
 #[inline]
-#[allow(unsafe_code)]
 pub(crate) fn prefetch<T>(item: &T) {
+    prefetch_line(std::ptr::from_ref(item).cast());
+}
+
+/// The same for all cache lines of `item`.
+#[inline]
+pub(crate) fn prefetch_all<T>(item: &T) {
+    let start: *const u8 = std::ptr::from_ref(item).cast();
+    (0..size_of::<T>()).step_by(LINE_BYTES).for_each(|offset| prefetch_line(start.wrapping_add(offset)));
+}
+
+/// So many cache lines at a time: more are not under way at once anyway.
+const LINES_AHEAD_MAX: usize = 16;
+
+/// The same for those of some items, as far as it makes sense.
+#[inline]
+pub(crate) fn prefetch_lines<T>(items: &[T]) {
+    items.iter().step_by(LINE_BYTES / size_of::<T>()).take(LINES_AHEAD_MAX).for_each(prefetch);
+    items.last().map(prefetch);
+}
+
+#[inline]
+#[allow(unsafe_code)]
+fn prefetch_line(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch neither reads nor writes as far as the program can tell, whatever the address; this one is that
-    // of a live reference.
+    // SAFETY: a prefetch neither reads nor writes as far as the program can tell, whatever the address.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast());
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = item;
+    let _ = address;
 }

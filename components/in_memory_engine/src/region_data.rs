@@ -17,9 +17,15 @@ use engine_traits::{CacheRegion, Cf, Mutation};
 use crate::{
     block::{BlockBuilder, KeyedBlock},
     delta::Sequence,
+    directory::Place,
     family::{Family, Garbage, is_versioned},
     memory::{MemoryBudget, OverCapacity},
+    prefetch::prefetch_all,
 };
+
+/// Of a batch, so many mutations at a time have their leaves fetched: a batch in random order would otherwise wait for
+/// memory a dozen times per mutation, one time after the other.
+const MUTATIONS_AHEAD: usize = 16;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -79,23 +85,37 @@ impl RegionData {
     ///
     /// # Errors
     /// When there is no memory for it; this version must not be shown then.
-    pub(crate) fn apply<'a>(
-        &mut self,
-        mutations: impl IntoIterator<Item = Mutation<'a>>,
-        safe_point: u64,
-    ) -> Result<(), OverCapacity> {
+    pub(crate) fn apply(&mut self, mutations: &[Mutation<'_>], safe_point: u64) -> Result<(), OverCapacity> {
         self.sequence += 1;
         let mut garbage = Garbage::default();
-        for mutation in mutations {
-            let (cf, key, value) = match mutation {
-                Mutation::Put { cf, key, value } => (cf, key, Some(value)),
-                Mutation::Delete { cf, key } => (cf, key, None),
-                Mutation::DeleteRange { .. } => continue,
-            };
-            let Some(family) = self.families.get_mut(cf.index()) else { continue };
-            family.change(self.sequence, key, value, safe_point, &mut garbage)?;
+        for ahead in mutations.chunks(MUTATIONS_AHEAD) {
+            let places = self.prefetch_leaves(ahead);
+            let mut is_folded = false;
+            for (mutation, place) in ahead.iter().zip(places) {
+                let (Some((cf, key, value)), Some(place)) = (change_of(mutation), place) else { continue };
+                let family = &mut self.families[cf.index()];
+                let place = if is_folded { family.directory().find(key) } else { place };
+                is_folded |= family.change(self.sequence, place, (key, value), safe_point, &mut garbage)?;
+            }
         }
         self.drop_values(garbage, safe_point)
+    }
+
+    /// Has the leaves fetched that these will change; where they are as long as none is folded.
+    fn prefetch_leaves(&self, mutations: &[Mutation<'_>]) -> [Option<Place>; MUTATIONS_AHEAD] {
+        let mut places = [None; MUTATIONS_AHEAD];
+        let mut leaves = [None; MUTATIONS_AHEAD];
+        for (index, mutation) in mutations.iter().enumerate() {
+            let Some((cf, key, _)) = change_of(mutation) else { continue };
+            let Some(directory) = self.family(cf).map(Family::directory) else { continue };
+            let place = directory.find(key);
+            let leaf = directory.leaf(place).as_ref();
+            prefetch_all(leaf);
+            (places[index], leaves[index]) = (Some(place), Some(leaf));
+        }
+        // All of them are on their way before the first is looked into.
+        leaves.iter().flatten().for_each(|leaf| leaf.delta().prefetch());
+        places
     }
 
     /// The leaves that [`fold`](Self::fold) has something to do in, by family and bound.
@@ -123,10 +143,23 @@ impl RegionData {
     fn drop_values(&mut self, garbage: Garbage, safe_point: u64) -> Result<(), OverCapacity> {
         let values = &mut self.families[Cf::Default.index()];
         for key in &garbage.values {
-            values.change(self.sequence, key, None, safe_point, &mut Garbage::default())?;
+            let place = values.directory().find(key);
+            values.change(self.sequence, place, (key, None), safe_point, &mut Garbage::default())?;
         }
         self.collected_to = self.collected_to.max(safe_point);
         Ok(())
+    }
+}
+
+/// What is put under a key, or that it is deleted.
+type Change<'a> = (Cf, &'a [u8], Option<&'a [u8]>);
+
+/// What a mutation does that is about a single key.
+fn change_of<'a>(mutation: &Mutation<'a>) -> Option<Change<'a>> {
+    match *mutation {
+        Mutation::Put { cf, key, value } => Some((cf, key, Some(value))),
+        Mutation::Delete { cf, key } => Some((cf, key, None)),
+        Mutation::DeleteRange { .. } => None,
     }
 }
 

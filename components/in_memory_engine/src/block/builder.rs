@@ -3,19 +3,23 @@
 //! **Owns** what a block looks like when it is made, and what it is filled up to.
 //!
 //! **How it works.** Entries are gathered per part of the layout. When the next one does not fit any more, the parts are put
-//! one behind the other into an allocation of exactly the size that they take, and the builder begins anew.
+//! one behind the other into an allocation of exactly the size that they take, and the builder begins anew. Groups of
+//! another block are gathered as they lie there, a part of many groups at a time: a fold, which changes a few dozen entries
+//! of hundreds, would otherwise spend its time on those that it does not change.
 //!
 //! **Invariants.** The memory for a block is reserved before it is allocated.
 //!
 //! **Must not** look at values.
 
-use std::{cell::Cell, sync::Arc};
+use std::{cell::Cell, ops::Range, sync::Arc};
 
 use bytemuck::cast_slice_mut;
 
 use super::{
     BARE, BLOCK_BYTES, BLOCK_BYTES_MAX, Block, Entries, FENCE_EVERY, Fence, HEADER_BYTES, KeyedBlock, SUFFIX_LEN,
-    SplitKey, fences_of, head_of, numbers_at, size_class,
+    SplitKey, head_of, numbers_at,
+    parts::{Parts, Size, common_prefix_len},
+    size_class,
 };
 use crate::memory::{Charge, MemoryBudget, OverCapacity};
 
@@ -30,9 +34,9 @@ pub(crate) struct BlockBuilder {
     /// What a block is filled up to.
     pub(super) target_bytes: usize,
     parts: Parts,
-    /// Of the values of each group's first entry.
-    first_values_bytes: usize,
-    /// What all stems have in common.
+    /// What the base of the next block may be.
+    likely_base: Vec<u8>,
+    /// How much all stems have in common, which is at least the base.
     prefix_len: usize,
     /// Whether some stem begins with another. There are then two such stems one behind the other.
     has_nested_stems: bool,
@@ -40,33 +44,10 @@ pub(crate) struct BlockBuilder {
     finished: Vec<KeyedBlock>,
 }
 
-/// What is gathered for the next block.
-#[derive(Debug, Default)]
-struct Parts {
-    suffixes: Vec<u64>,
-    value_ends: Vec<u32>,
-    stem_ends: Vec<u32>,
-    group_ends: Vec<u32>,
-    /// Whole stems.
-    stems: Vec<u8>,
-    values: Vec<u8>,
-}
-
 thread_local! {
     /// What the last builder of this thread gathered in: a fold would spend a good part of its time on having memory
     /// for the parts, growing it, and giving it back.
     static SPARE_PARTS: Cell<Option<Parts>> = const { Cell::new(None) };
-}
-
-impl Parts {
-    fn clear(&mut self) {
-        self.suffixes.clear();
-        self.value_ends.clear();
-        self.stem_ends.clear();
-        self.group_ends.clear();
-        self.stems.clear();
-        self.values.clear();
-    }
 }
 
 impl BlockBuilder {
@@ -76,7 +57,7 @@ impl BlockBuilder {
             is_versioned,
             target_bytes: BLOCK_BYTES - HEADER_BYTES,
             parts: SPARE_PARTS.take().unwrap_or_default(),
-            first_values_bytes: 0,
+            likely_base: Vec::new(),
             prefix_len: 0,
             has_nested_stems: false,
             finished: Vec::new(),
@@ -91,39 +72,39 @@ impl BlockBuilder {
         self
     }
 
+    /// Expects most stems to begin with `prefix`: groups of a block with this prefix are gathered the faster for it.
+    pub(crate) fn with_prefix(mut self, prefix: &[u8]) -> Self {
+        self.likely_base.extend_from_slice(prefix);
+        self
+    }
+
     /// Adds an entry, whose key must be greater than all before.
     ///
     /// # Errors
     /// When there is no memory for a block, or the value is too large for one.
     pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) -> Result<(), OverCapacity> {
         let SplitKey { stem, suffix } = SplitKey::new(key, self.is_versioned);
-        let is_same_stem = suffix.is_some() && self.last_stem().is_some_and(|(last, bare)| !bare && last == stem);
-        let added_bytes = SUFFIX_LEN + size_of::<u32>() + value.len() + if is_same_stem { 0 } else { 8 + stem.len() };
-        if added_bytes >= BLOCK_BYTES_MAX {
+        if let Some(suffix) = suffix
+            && self.is_last_stem(stem)
+            && self.fits(Size::of_older(value), self.prefix_len)
+        {
+            self.parts.push_older(suffix, value);
+            return Ok(());
+        }
+        let added = Size { groups: 1, older: 0, stem_bytes: stem.len(), value_bytes: value.len() };
+        if added.bytes(0) >= BLOCK_BYTES_MAX {
             return Err(OverCapacity);
         }
-        let used_bytes = if is_same_stem { self.used_bytes() } else { self.bytes_with(stem) };
-        if !self.parts.suffixes.is_empty() && used_bytes + added_bytes > self.target_bytes {
+        // An entry of the last group does not fit as one of a new group either.
+        if !self.is_empty() && !self.fits(added, self.prefix_len_with(stem, stem)) {
             self.finish_block()?;
-            return self.push(key, value);
         }
-        if is_same_stem {
-            *self.parts.group_ends.last_mut().expect("a stem belongs to a group") += 1;
-        } else {
-            (self.prefix_len, self.has_nested_stems) = match self.last_stem() {
-                Some((last, _)) => (
-                    common_prefix_len(&last[..self.prefix_len], stem),
-                    self.has_nested_stems || stem.starts_with(last) || last.starts_with(stem),
-                ),
-                None => (stem.len(), false),
-            };
-            self.parts.stems.extend_from_slice(stem);
-            let bare = if suffix.is_some() { 0 } else { BARE };
-            self.parts.stem_ends.push(self.parts.stems.len() as u32 | bare);
-            self.parts.group_ends.push(self.parts.suffixes.len() as u32 + 1);
-            self.first_values_bytes += value.len();
-        }
+        self.begin_groups(stem, stem);
+        self.parts.stems.extend_from_slice(&stem[self.parts.base.len()..]);
+        let bare = if suffix.is_some() { 0 } else { BARE };
+        self.parts.stem_ends.push(self.parts.stems.len() as u32 | bare);
         self.parts.suffixes.push(suffix.unwrap_or_default());
+        self.parts.group_ends.push(self.parts.entries() as u32);
         self.parts.values.extend_from_slice(value);
         self.parts.value_ends.push(self.parts.values.len() as u32);
         Ok(())
@@ -140,27 +121,65 @@ impl BlockBuilder {
         let mut group = block.group_of(entries.start);
         let mut next = entries.start;
         while next < entries.end {
-            let end = block.group(group).end.min(entries.end);
-            block.write_key(group, next, key);
-            self.push(key, block.value(block.version(group, next)))?;
-            // The rest of the group as far as it fits: no stem to look at.
-            for entry in next + 1..end {
-                let value = block.value(block.version(group, entry));
-                let added_bytes = SUFFIX_LEN + size_of::<u32>() + value.len();
-                if self.used_bytes() + added_bytes > self.target_bytes {
-                    block.write_key(group, entry, key);
-                    self.push(key, value)?;
-                    continue;
-                }
-                self.parts.suffixes.push(block.suffix(block.version(group, entry)));
-                self.parts.values.extend_from_slice(value);
-                self.parts.value_ends.push(self.parts.values.len() as u32);
-                *self.parts.group_ends.last_mut().expect("the first entry of the group was pushed") += 1;
+            let whole_groups = group..block.group_ends().partition_point(|end| *end as usize <= entries.end);
+            let taken = if next == block.group(group).start { self.push_groups(block, whole_groups) } else { 0 };
+            if taken > 0 {
+                group += taken;
+                next = block.group(group - 1).end;
+            } else {
+                let end = block.group(group).end.min(entries.end);
+                self.push_versions(block, group, next..end, key)?;
+                next = end;
+                group += 1;
             }
-            next = end;
-            group += 1;
         }
         Ok(())
+    }
+
+    /// Adds entries of one group.
+    fn push_versions(
+        &mut self,
+        block: &Block,
+        group: usize,
+        mut entries: Entries,
+        key: &mut Vec<u8>,
+    ) -> Result<(), OverCapacity> {
+        while let Some(first) = entries.next() {
+            block.write_key(group, first, key);
+            self.push(key, block.value(block.version(group, first)))?;
+            // The rest as far as it fits: no stem to look at.
+            let older = entries.start - (group + 1)..entries.end - (group + 1);
+            let used = self.parts.size();
+            let fits = |end: usize| {
+                used.and(block.size_of_older(&(older.start..end))).bytes(self.prefix_len) <= self.target_bytes
+            };
+            let end = last_that(older.clone(), fits);
+            self.parts.extend_older(block, older.start..end);
+            entries.start += end - older.start;
+        }
+        Ok(())
+    }
+
+    /// Adds as many of these groups as fit; how many. None if they are not simply behind what is here.
+    fn push_groups(&mut self, block: &Block, groups: Range<usize>) -> usize {
+        if groups.is_empty() || block.has_nested_stems() {
+            return 0;
+        }
+        let stem_of = |group: usize| [block.prefix(), block.stem_rest(group)].concat();
+        let (first, last) = (stem_of(groups.start), stem_of(groups.end - 1));
+        if self.is_nested_with_last(&first) {
+            return 0;
+        }
+        // What is in between begins with what both begin with.
+        let prefix_len = self.prefix_len_with(&first, &last);
+        let used = self.parts.size();
+        let fits = |end: usize| used.and(block.size(groups.start..end)).bytes(prefix_len) <= self.target_bytes;
+        let end = last_that(groups.clone(), fits);
+        if end > groups.start {
+            self.begin_groups(&first, &stem_of(end - 1));
+            self.parts.extend(block, groups.start..end);
+        }
+        end - groups.start
     }
 
     /// What has been made so far, without what is still being filled.
@@ -171,36 +190,35 @@ impl BlockBuilder {
     /// # Errors
     /// When there is no memory for the last block.
     pub(crate) fn finish(mut self) -> Result<Vec<KeyedBlock>, OverCapacity> {
-        if !self.parts.suffixes.is_empty() {
+        if !self.is_empty() {
             self.finish_block()?;
         }
         Ok(std::mem::take(&mut self.finished))
     }
 
     fn finish_block(&mut self) -> Result<(), OverCapacity> {
-        let (entries, groups, prefix_len) = (self.parts.suffixes.len(), self.parts.stem_ends.len(), self.prefix_len);
+        let mut words = std::mem::take(&mut self.parts.words);
+        let parts = &self.parts;
+        let (groups, older, prefix_len) = (parts.suffixes.len(), parts.older_suffixes.len(), self.prefix_len);
+        // What the stems have in common besides the base.
+        let extra = prefix_len - parts.base.len();
         let numbers_at = numbers_at(groups);
         let stems_at = numbers_at * size_of::<u64>() + 3 * groups * size_of::<u32>() + prefix_len;
-        let values_at = stems_at + self.parts.stems.len() - groups * prefix_len;
-        let history_at = (values_at + self.first_values_bytes).div_ceil(size_of::<u64>());
-        let older = entries - groups;
-        let older_values_bytes = self.parts.values.len() - self.first_values_bytes;
+        let values_at = stems_at + parts.stems.len() - groups * extra;
+        let history_at = (values_at + parts.values.len()).div_ceil(size_of::<u64>());
         let used_bytes = match older {
-            0 => values_at + self.first_values_bytes,
-            _ => history_at * size_of::<u64>() + older * (SUFFIX_LEN + size_of::<u32>()) + older_values_bytes,
+            0 => values_at + parts.values.len(),
+            _ => history_at * size_of::<u64>() + older * (SUFFIX_LEN + size_of::<u32>()) + parts.older_values.len(),
         };
         let bytes = size_class(used_bytes + HEADER_BYTES);
         let charge = Charge::new(self.budget.clone());
         charge.resize(bytes)?;
-        let mut content: Arc<[u64]> = std::iter::repeat_n(0, (bytes - HEADER_BYTES) / size_of::<u64>()).collect();
-        let words = Arc::get_mut(&mut content).expect("nobody else has it yet");
+        words.clear();
+        words.resize((bytes - HEADER_BYTES) / size_of::<u64>(), 0);
 
         let (head, history) = words.split_at_mut(history_at);
         let (suffixes, rest) = head.split_at_mut(groups);
         let (fences, rest) = rest.split_at_mut(numbers_at - groups);
-        for (index, fence) in cast_slice_mut::<_, Fence>(fences).iter_mut().enumerate() {
-            *fence = self.fence((index + 1) * FENCE_EVERY);
-        }
         let (numbers, bytes) = cast_slice_mut::<_, u8>(rest).split_at_mut(3 * groups * size_of::<u32>());
         let (stem_ends, numbers) = cast_slice_mut::<_, u32>(numbers).split_at_mut(groups);
         let (group_ends, value_ends) = numbers.split_at_mut(groups);
@@ -208,35 +226,38 @@ impl BlockBuilder {
         let (stems, values) = bytes.split_at_mut(values_at - stems_at);
         let (older_suffixes, rest) = history.split_at_mut(older);
         let (older_ends, older_values) = cast_slice_mut::<_, u8>(rest).split_at_mut(older * size_of::<u32>());
-        let older_ends: &mut [u32] = cast_slice_mut(older_ends);
 
-        prefix.copy_from_slice(&self.parts.stems[..prefix_len]);
-        group_ends.copy_from_slice(&self.parts.group_ends);
-        let (mut stem_start, mut start) = (0, 0);
-        let (mut stem_at, mut value_at, mut older_at, mut older_value_at) = (0, 0, 0, 0);
-        for group in 0..groups {
-            let (stem_end, bare) = (self.parts.stem_ends[group] & !BARE, self.parts.stem_ends[group] & BARE);
-            append(stems, &mut stem_at, &self.parts.stems[stem_start + prefix_len..stem_end as usize]);
-            stem_ends[group] = stem_at as u32 | bare;
-            stem_start = stem_end as usize;
-
-            suffixes[group] = self.parts.suffixes[start];
-            append(values, &mut value_at, &self.parts.values[self.value_start(start)..self.value_start(start + 1)]);
-            value_ends[group] = value_at as u32;
-
-            let (second, end) = (start + 1, self.parts.group_ends[group] as usize);
-            let base = self.value_start(second);
-            for (older, entry) in (older_at..).zip(second..end) {
-                older_suffixes[older] = self.parts.suffixes[entry];
-                older_ends[older] = (older_value_at + self.value_start(entry + 1) - base) as u32;
+        suffixes.copy_from_slice(&parts.suffixes);
+        group_ends.copy_from_slice(&parts.group_ends);
+        value_ends.copy_from_slice(&parts.value_ends);
+        let (base, prefix_rest) = prefix.split_at_mut(parts.base.len());
+        base.copy_from_slice(&parts.base);
+        prefix_rest.copy_from_slice(&parts.stem(0).0[..extra]);
+        if extra == 0 {
+            stems.copy_from_slice(&parts.stems);
+            stem_ends.copy_from_slice(&parts.stem_ends);
+        } else {
+            let mut end = 0;
+            for (group, stem_end) in stem_ends.iter_mut().enumerate() {
+                let (stem, is_bare) = parts.stem(group);
+                append(stems, &mut end, &stem[extra..]);
+                *stem_end = end as u32 | if is_bare { BARE } else { 0 };
             }
-            append(older_values, &mut older_value_at, &self.parts.values[base..self.value_start(end)]);
-            older_at += end - second;
-            start = end;
         }
+        for (index, fence) in cast_slice_mut::<_, Fence>(fences).iter_mut().enumerate() {
+            let group = (index + 1) * FENCE_EVERY;
+            let start = (stem_ends[group - 1] & !BARE) as usize;
+            let (stem, is_bare) = parts.stem(group);
+            *fence = [head_of_first(&stem[extra..], (!is_bare).then(|| parts.suffixes[group])), start as u64];
+        }
+        values[..parts.values.len()].copy_from_slice(&parts.values);
+        older_suffixes.copy_from_slice(&parts.older_suffixes);
+        cast_slice_mut(older_ends).copy_from_slice(&parts.older_value_ends);
+        older_values[..parts.older_values.len()].copy_from_slice(&parts.older_values);
+
         let block = Block {
-            words: content,
-            entries: entries as u32,
+            words: words.as_slice().into(),
+            entries: (groups + older) as u32,
             groups: groups as u32,
             prefix_len: prefix_len as u32,
             stems_at: stems_at as u32,
@@ -247,68 +268,101 @@ impl BlockBuilder {
         };
         let mut first_key = Vec::new();
         block.write_key(0, 0, &mut first_key);
+        self.likely_base.clear();
+        self.likely_base.extend_from_slice(block.prefix());
         self.finished.push((first_key.into(), block));
         self.parts.clear();
-        self.first_values_bytes = 0;
+        self.parts.words = words;
         Ok(())
-    }
-
-    /// Where the value of `entry` begins in the values; behind the last entry, where they end.
-    fn value_start(&self, entry: usize) -> usize {
-        if entry == 0 { 0 } else { self.parts.value_ends[entry - 1] as usize }
-    }
-
-    /// The fence of a group that is not the first one.
-    fn fence(&self, group: usize) -> Fence {
-        let (start, end) = (self.parts.stem_ends[group - 1] & !BARE, self.parts.stem_ends[group]);
-        let (rest, entry) =
-            (start as usize + self.prefix_len..(end & !BARE) as usize, self.parts.group_ends[group - 1]);
-        let mut first_key = self.parts.stems[rest].to_vec();
-        if end & BARE == 0 {
-            first_key.extend_from_slice(&self.parts.suffixes[entry as usize].to_be_bytes());
-        }
-        let stem_at = start - (group * self.prefix_len) as u32;
-        [head_of(&first_key), stem_at.into()]
-    }
-
-    /// The last stem, and whether it is a whole key.
-    fn last_stem(&self) -> Option<(&[u8], bool)> {
-        let (last, before) = self.parts.stem_ends.split_last()?;
-        let start = before.last().map_or(0, |end| (end & !BARE) as usize);
-        Some((&self.parts.stems[start..(last & !BARE) as usize], last & BARE != 0))
     }
 
     /// What a block of what is here takes.
     pub(crate) fn used_bytes(&self) -> usize {
-        self.bytes_with_prefix(self.prefix_len, self.parts.stem_ends.len())
+        self.parts.size().bytes(self.prefix_len)
     }
 
-    /// The same if a group with this stem is added, without that group itself.
-    fn bytes_with(&self, stem: &[u8]) -> usize {
-        let prefix_len = self.last_stem().map_or(0, |(last, _)| common_prefix_len(&last[..self.prefix_len], stem));
-        self.bytes_with_prefix(prefix_len, self.parts.stem_ends.len() + 1)
+    fn is_empty(&self) -> bool {
+        self.parts.suffixes.is_empty()
     }
 
-    /// `groups_then` is how many groups there will be, which is what fences are needed for.
-    fn bytes_with_prefix(&self, prefix_len: usize, groups_then: usize) -> usize {
-        let groups = self.parts.stem_ends.len();
-        // At most so many are left free in front of the history.
-        let padding = size_of::<u64>() - 1;
-        fences_of(groups_then) * size_of::<Fence>()
-            + padding
-            + self.parts.suffixes.len() * (SUFFIX_LEN + size_of::<u32>())
-            + groups * 2 * size_of::<u32>()
-            + self.parts.stems.len()
-            - groups.saturating_sub(1) * prefix_len
-            + self.parts.values.len()
+    fn fits(&self, added: Size, prefix_len: usize) -> bool {
+        self.parts.size().and(added).bytes(prefix_len) <= self.target_bytes
     }
+
+    /// Whether an entry with this stem and a suffix belongs to the last group.
+    fn is_last_stem(&self, stem: &[u8]) -> bool {
+        let Some((last, is_bare)) = self.parts.last_stem() else { return false };
+        !is_bare && stem.strip_prefix(self.parts.base.as_slice()).is_some_and(|rest| rest == last)
+    }
+
+    fn is_nested_with_last(&self, stem: &[u8]) -> bool {
+        let Some((last, _)) = self.parts.last_stem() else { return false };
+        match stem.strip_prefix(self.parts.base.as_slice()) {
+            Some(rest) => rest.starts_with(last) || last.starts_with(rest),
+            None => self.parts.base.starts_with(stem),
+        }
+    }
+
+    /// What all stems have in common if groups from `first` to `last` are added.
+    fn prefix_len_with(&self, first: &[u8], last: &[u8]) -> usize {
+        if self.is_empty() {
+            return common_prefix_len(first, last);
+        }
+        let base_len = self.parts.base.len();
+        let (of_all, _) = self.parts.stem(0);
+        let of_all = &of_all[..self.prefix_len - base_len];
+        let with = |stem: &[u8]| match stem.strip_prefix(self.parts.base.as_slice()) {
+            Some(rest) => base_len + common_prefix_len(of_all, rest),
+            None => common_prefix_len(&self.parts.base, stem),
+        };
+        with(first).min(with(last))
+    }
+
+    /// Prepares for groups from `first` to `last`.
+    fn begin_groups(&mut self, first: &[u8], last: &[u8]) {
+        let prefix_len = self.prefix_len_with(first, last);
+        if self.is_empty() {
+            self.has_nested_stems = false;
+            let base_len = common_prefix_len(&self.likely_base, &first[..prefix_len]);
+            self.parts.base.extend_from_slice(&first[..base_len]);
+        } else {
+            self.has_nested_stems |= self.is_nested_with_last(first);
+            self.parts.shorten_base(&first[..prefix_len]);
+        }
+        self.prefix_len = prefix_len;
+    }
+}
+
+/// The greatest number from the start of `range` to its end that `holds`, where it holds for all below; the start, if for none.
+fn last_that(range: Range<usize>, holds: impl Fn(usize) -> bool) -> usize {
+    // Usually all of it.
+    if holds(range.end) {
+        return range.end;
+    }
+    let Range { start: mut low, end: mut high } = range;
+    while low + 1 < high {
+        let middle = low.midpoint(high);
+        if holds(middle) { low = middle } else { high = middle }
+    }
+    low
+}
+
+/// The [`head_of`] a key in two parts.
+fn head_of_first(stem: &[u8], suffix: Option<u64>) -> u64 {
+    let mut key = [0; 2 * SUFFIX_LEN];
+    let stem = &stem[..stem.len().min(SUFFIX_LEN)];
+    key[..stem.len()].copy_from_slice(stem);
+    if let Some(suffix) = suffix {
+        key[stem.len()..][..SUFFIX_LEN].copy_from_slice(&suffix.to_be_bytes());
+    }
+    head_of(&key)
 }
 
 impl Drop for BlockBuilder {
     fn drop(&mut self) {
         let mut parts = std::mem::take(&mut self.parts);
         // One for a huge value is not kept.
-        if parts.values.capacity() <= SPARE_BYTES_MAX {
+        if parts.values.capacity().max(parts.older_values.capacity()) <= SPARE_BYTES_MAX {
             parts.clear();
             SPARE_PARTS.set(Some(parts));
         }
@@ -319,8 +373,4 @@ impl Drop for BlockBuilder {
 fn append(target: &mut [u8], at: &mut usize, bytes: &[u8]) {
     target[*at..*at + bytes.len()].copy_from_slice(bytes);
     *at += bytes.len();
-}
-
-fn common_prefix_len(left: &[u8], right: &[u8]) -> usize {
-    left.iter().zip(right).take_while(|(left, right)| left == right).count()
 }

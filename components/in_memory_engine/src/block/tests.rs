@@ -44,6 +44,10 @@ proptest! {
         entries in proptest::collection::btree_map(key(), vec(any::<u8>(), 0..9), 0..80),
         is_versioned: bool,
         target_bytes in 60..2000usize,
+        copy_target_bytes in 60..2000usize,
+        near: usize,
+        run_lens in vec(1..20usize, 1..6),
+        likely_prefix in vec(prop_oneof![Just(b'k'), 0..2u8], 0..4),
     ) {
         let blocks = build(&entries, is_versioned, target_bytes);
         let mut expected = entries.iter();
@@ -56,7 +60,7 @@ proptest! {
                 let group = block.group_of(entry);
                 block.write_key(group, entry, &mut key);
                 prop_assert_eq!(Some((&key, &block.value(block.version(group, entry)).to_vec())), expected.next());
-                prop_assert!(block.is_key_at(entry, &key));
+                prop_assert_eq!(block.search(&key), Ok(entry));
                 keys.push(key.clone());
             }
             prop_assert_eq!(first_key.as_ref(), keys[0].as_slice());
@@ -68,25 +72,55 @@ proptest! {
             prop_assert_eq!(block.has_nested_stems(), stems.iter().enumerate().any(is_nested));
             for probe in entries.keys().chain(&[vec![], vec![b'k', 1, 0, 0], vec![0xff; 9]]) {
                 let lower_bound = keys.partition_point(|key| key < probe);
-                prop_assert_eq!(block.lower_bound(probe), lower_bound, "{:?}", probe);
                 let is_there = keys.get(lower_bound) == Some(probe);
-                prop_assert_eq!(block.is_key_at(lower_bound, probe), is_there);
+                let expected = if is_there { Ok(lower_bound) } else { Err(lower_bound) };
+                prop_assert_eq!(block.search(probe), expected, "{:?}", probe);
+                prop_assert_eq!(block.lower_bound(probe), lower_bound);
+                let near = near % block.groups();
+                if keys[block.group(near).start] <= *probe {
+                    let (group, found) = block.search_near(near, probe);
+                    prop_assert_eq!(found, expected);
+                    prop_assert!(keys[block.group(group).start] <= *probe);
+                }
                 prop_assert_eq!(block.find(probe), is_there.then(|| (lower_bound, block.version(block.group_of(lower_bound), lower_bound))));
             }
         }
         prop_assert_eq!(expected.next(), None);
 
-        // Runs of blocks make the same blocks.
-        let mut copy = BlockBuilder::new(MemoryBudget::new(usize::MAX), is_versioned);
-        for (_, block) in &blocks {
-            let middle = block.entries() / 2;
-            copy.push_run(block, 0..middle, &mut key).unwrap();
-            copy.push_run(block, middle..block.entries(), &mut key).unwrap();
-        }
-        let (copy, whole) = (copy.finish().unwrap(), build(&entries, is_versioned, BLOCK_BYTES));
-        prop_assert_eq!(copy.len(), whole.len());
-        for ((_, copy), (_, whole)) in copy.iter().zip(&whole) {
-            prop_assert_eq!(&copy.words, &whole.words);
+        // Runs of blocks, and entries in between, make the same blocks.
+        let copy_of = |target_bytes: usize| {
+            let mut copy = BlockBuilder::new(MemoryBudget::new(usize::MAX), is_versioned).with_prefix(&likely_prefix);
+            copy.target_bytes = target_bytes;
+            let mut key = Vec::new();
+            for (_, block) in &blocks {
+                let mut next = 0;
+                for (index, len) in run_lens.iter().cycle().enumerate() {
+                    let end = block.entries().min(next + len);
+                    if index % 2 == 0 {
+                        copy.push_run(block, next..end, &mut key).unwrap();
+                    } else {
+                        for entry in next..end {
+                            let group = block.group_of(entry);
+                            block.write_key(group, entry, &mut key);
+                            copy.push(&key, block.value(block.version(group, entry))).unwrap();
+                        }
+                    }
+                    next = end;
+                    if next == block.entries() {
+                        break;
+                    }
+                }
+            }
+            copy.finish().unwrap()
+        };
+        for target_bytes in [BLOCK_BYTES, copy_target_bytes] {
+            let (copy, whole) = (copy_of(target_bytes), build(&entries, is_versioned, target_bytes));
+            prop_assert_eq!(copy.len(), whole.len());
+            for ((copy_key, copy), (whole_key, whole)) in copy.iter().zip(&whole) {
+                prop_assert_eq!(copy_key, whole_key);
+                prop_assert_eq!(&copy.words, &whole.words);
+                prop_assert_eq!(copy.has_nested_stems(), whole.has_nested_stems());
+            }
         }
     }
 }

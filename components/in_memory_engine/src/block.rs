@@ -8,8 +8,8 @@
 //! group apart from the *history*, which is the other ones:
 //!
 //! ```text
-//! suffix: u64 per group │ fence: 2 u64 per 16 groups │ end of stem: u32 per group │ end of entries: u32 per group
-//! │ end of value: u32 per group │ common prefix │ stems │ values
+//! common prefix │ fence: 2 u64 per 16 groups │ suffix: u64 per group │ end of stem: u32 per group
+//! │ end of entries: u32 per group │ end of value: u32 per group │ stems │ values
 //! │ history: suffix: u64 per entry │ end of value: u32 per entry │ values
 //! ```
 //!
@@ -19,7 +19,8 @@
 //!
 //! A block that is looked into is rarely in the processor's cache, and each step of a binary search would wait for memory
 //! twice. A *fence* has the first 8 bytes of a group's first key, and where its stem begins: the fences are fetched all at
-//! once, and then what the search will need between two of them.
+//! once, and then what the search will need between two of them. They are at the start, with the common prefix, so that they
+//! can be fetched by whoever knows no more of the block than its address.
 //!
 //! Stepping to the next entry is adding one to an index, stepping over a user key is adding one to another, however many
 //! versions it has. In a family without timestamps, and for keys that are too short to have one, a group is one entry and
@@ -109,11 +110,6 @@ fn fences_of(groups: usize) -> usize {
     groups.saturating_sub(1) / FENCE_EVERY
 }
 
-/// Where the numbers of so many groups begin, in words.
-fn numbers_at(groups: usize) -> usize {
-    groups + fences_of(groups) * size_of::<Fence>() / size_of::<u64>()
-}
-
 /// Which of a block's entries are meant.
 pub(crate) type Entries = Range<usize>;
 
@@ -142,7 +138,9 @@ pub(crate) struct Block {
     entries: u32,
     groups: u32,
     prefix_len: u32,
-    /// Offset of the stems, in bytes; the common prefix is before.
+    /// Offset of the suffixes of first entries, in words; the fences are before.
+    suffixes_at: u32,
+    /// Offset of the stems, in bytes.
     stems_at: u32,
     /// Offset of the values of first entries, in bytes.
     values_at: u32,
@@ -159,6 +157,7 @@ impl Block {
             entries: 0,
             groups: 0,
             prefix_len: 0,
+            suffixes_at: 0,
             stems_at: 0,
             values_at: 0,
             history_at: 0,
@@ -167,6 +166,7 @@ impl Block {
         }
     }
 
+    #[inline]
     pub(crate) fn entries(&self) -> usize {
         self.entries as usize
     }
@@ -182,19 +182,22 @@ impl Block {
     }
 
     /// The entries of `group`.
+    #[inline]
     pub(crate) fn group(&self, group: usize) -> Entries {
         let ends = self.group_ends();
         let start = if group == 0 { 0 } else { ends[group - 1] as usize };
         start..ends[group] as usize
     }
 
+    #[inline]
     pub(crate) fn groups(&self) -> usize {
         self.groups as usize
     }
 
     /// What all keys begin with.
+    #[inline]
     pub(crate) fn prefix(&self) -> &[u8] {
-        &self.bytes_of()[(self.stems_at - self.prefix_len) as usize..self.stems_at as usize]
+        &self.bytes_of()[..self.prefix_len as usize]
     }
 
     /// Where `entry` is, which is in `group`.
@@ -202,6 +205,7 @@ impl Block {
         Version::new(group, &self.group(group), entry)
     }
 
+    #[inline]
     pub(crate) fn suffix(&self, version: Version) -> u64 {
         match version {
             Version::First(group) => self.first_suffixes()[group],
@@ -210,15 +214,27 @@ impl Block {
     }
 
     pub(crate) fn value(&self, version: Version) -> &[u8] {
+        self.value_at(self.value_range(version))
+    }
+
+    /// Where the value of that version is.
+    #[inline]
+    pub(crate) fn value_range(&self, version: Version) -> Range<usize> {
         let (index, ends, values_at) = match version {
             Version::First(group) => (group, self.first_value_ends(), self.values_at as usize),
             Version::Older(older) => (older, self.older_value_ends(), self.older_values_at()),
         };
         let start = if index == 0 { 0 } else { ends[index - 1] as usize };
-        &self.bytes_of()[values_at..][start..ends[index] as usize]
+        values_at + start..values_at + ends[index] as usize
+    }
+
+    #[inline]
+    pub(crate) fn value_at(&self, range: Range<usize>) -> &[u8] {
+        &self.bytes_of()[range]
     }
 
     /// Whether the keys of `group` have suffixes.
+    #[inline]
     pub(crate) fn has_suffixes(&self, group: usize) -> bool {
         self.stem_ends()[group] & BARE == 0
     }
@@ -237,14 +253,19 @@ impl Block {
     }
 
     /// Makes `key`, which is another key of this block, that of a version in `group`.
+    #[inline]
     pub(crate) fn rewrite_key(&self, group: usize, version: Version, key: &mut Vec<u8>) {
         key.truncate(self.prefix_len as usize);
         self.write_rest(group, version, key);
     }
 
+    #[inline]
     fn write_rest(&self, group: usize, version: Version, key: &mut Vec<u8>) {
-        key.extend_from_slice(self.stem_rest(group));
-        if self.has_suffixes(group) {
+        let ends = self.stem_ends();
+        let start = if group == 0 { 0 } else { (ends[group - 1] & !BARE) as usize };
+        let end = ends[group];
+        key.extend_from_slice(&self.bytes_of()[self.stems_at as usize..][start..(end & !BARE) as usize]);
+        if end & BARE == 0 {
             key.extend_from_slice(&self.suffix(version).to_be_bytes());
         }
     }
@@ -261,7 +282,7 @@ impl Block {
     }
 
     fn search_by(&self, key: &[u8], partition: impl FnOnce(&[u8]) -> usize) -> (usize, Result<usize, usize>) {
-        self.prefetch_fences();
+        prefetch_lines(self.search_head());
         let prefix = self.prefix();
         let Some(rest) = key.strip_prefix(prefix) else {
             let last = self.groups().saturating_sub(1);
@@ -286,7 +307,7 @@ impl Block {
 
     /// The entry with this key, and where it is.
     pub(crate) fn find(&self, key: &[u8]) -> Option<(usize, Version)> {
-        self.prefetch_fences();
+        prefetch_lines(self.search_head());
         let rest = key.strip_prefix(self.prefix())?;
         let group = self.partition_groups(rest).checked_sub(1)?;
         let suffix = rest.strip_prefix(self.stem_rest(group))?;
@@ -306,12 +327,14 @@ impl Block {
 
     /// What a reader of the first groups will look at.
     pub(crate) fn prefetch_start(&self) {
+        // Each part is one behind the other, which the processor notices; but not before the first lines of a page.
         prefetch_lines(&self.words);
+        self.bytes_of().get(self.values_at as usize..).map(prefetch_lines);
     }
 
-    /// What a search will look at first, behind the common prefix.
-    fn prefetch_fences(&self) {
-        prefetch_lines(self.fences());
+    /// What a search looks at first: the common prefix and the fences.
+    pub(crate) fn search_head(&self) -> &[u64] {
+        &self.words[..self.suffixes_at as usize]
     }
 
     /// What is needed to find the first version in `group` with a suffix not below this, if it is not the newest.
@@ -431,6 +454,7 @@ impl Block {
         })
     }
 
+    #[inline]
     fn stem_rest(&self, group: usize) -> &[u8] {
         let ends = self.stem_ends();
         let start = if group == 0 { 0 } else { (ends[group - 1] & !BARE) as usize };
@@ -447,35 +471,43 @@ impl Block {
         self.entries() - self.groups()
     }
 
+    #[inline]
     fn first_suffixes(&self) -> &[u64] {
-        &self.words[..self.groups()]
+        &self.words[self.suffixes_at as usize..][..self.groups()]
     }
 
     fn fences(&self) -> &[Fence] {
-        cast_slice(&self.words[self.groups()..numbers_at(self.groups())])
+        let fences_at = (self.prefix_len as usize).div_ceil(size_of::<u64>());
+        cast_slice(&self.words[fences_at..self.suffixes_at as usize])
     }
 
+    #[inline]
     fn stem_ends(&self) -> &[u32] {
         &self.numbers()[..self.groups()]
     }
 
+    #[inline]
     fn group_ends(&self) -> &[u32] {
         &self.numbers()[self.groups()..][..self.groups()]
     }
 
+    #[inline]
     fn first_value_ends(&self) -> &[u32] {
         &self.numbers()[2 * self.groups()..][..self.groups()]
     }
 
-    /// What is behind the fences, as numbers.
+    /// What is behind the suffixes of first entries, as numbers.
+    #[inline]
     fn numbers(&self) -> &[u32] {
-        cast_slice(&self.words[numbers_at(self.groups())..])
+        cast_slice(&self.words[self.suffixes_at as usize + self.groups()..])
     }
 
+    #[inline]
     fn older_suffixes(&self) -> &[u64] {
         &self.words[self.history_at as usize..][..self.history_len()]
     }
 
+    #[inline]
     fn older_value_ends(&self) -> &[u32] {
         let ends: &[u32] = cast_slice(&self.words[self.history_at as usize + self.history_len()..]);
         &ends[..self.history_len()]
@@ -485,6 +517,7 @@ impl Block {
         (self.history_at as usize + self.history_len()) * size_of::<u64>() + self.history_len() * size_of::<u32>()
     }
 
+    #[inline]
     fn bytes_of(&self) -> &[u8] {
         cast_slice(&self.words)
     }

@@ -15,7 +15,7 @@
 //!
 //! **Must not** wait, nor allocate for a step.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use engine_traits::{Iterator, Result};
 
@@ -25,7 +25,7 @@ use crate::{
     directory::{Directory, Place},
     family::Family,
     leaf::{At, Leaf, Spot},
-    prefetch::prefetch,
+    prefetch::prefetch_all,
 };
 
 /// So many user keys before it is needed, a value is fetched: a few hundred nanoseconds, which is what memory takes.
@@ -67,8 +67,9 @@ struct Position {
     /// The group that the entry is in and its entries, if it is in the block.
     group: usize,
     group_entries: Entries,
-    /// Which of them the entry is.
+    /// Which of them the entry is, and where in the block its value is.
     version: Version,
+    value: Range<usize>,
 }
 
 /// What a cursor that goes forward from user key to user key, to a version of each that is not the newest, has had fetched.
@@ -121,11 +122,13 @@ impl RegionCacheIterator {
 
     /// Goes to `spot` in the leaf at `place`, unless it is out of bounds.
     fn go_to(&mut self, place: Place, leaf: Arc<Leaf>, within: Entries, spot: Spot) -> bool {
-        let (group, group_entries, version) = match spot.at {
+        let (group, group_entries, version, value) = match spot.at {
             At::Block(entry) => {
-                let group = leaf.block().group_of(entry);
-                leaf.block().write_key(group, entry, &mut self.key);
-                (group, leaf.block().group(group), leaf.block().version(group, entry))
+                let block = leaf.block();
+                let group = block.group_of(entry);
+                let version = block.version(group, entry);
+                block.write_key(group, entry, &mut self.key);
+                (group, block.group(group), version, block.value_range(version))
             }
             At::Delta(node) => {
                 let key = leaf.delta().change(node).key();
@@ -135,11 +138,11 @@ impl RegionCacheIterator {
                 }
                 self.key.clear();
                 self.key.extend_from_slice(key);
-                (0, 0..0, Version::First(0))
+                (0, 0..0, Version::First(0), 0..0)
             }
         };
         let Spot { at, run } = spot;
-        self.position = Some(Position { place, leaf, within, at, run, group, group_entries, version });
+        self.position = Some(Position { place, leaf, within, at, run, group, group_entries, version, value });
         true
     }
 
@@ -195,7 +198,7 @@ impl RegionCacheIterator {
         if let Some(next) = directory.next(place) {
             directory.leaf(next).block().prefetch_start();
             if let Some(behind) = directory.next(next) {
-                prefetch(directory.leaf(behind).as_ref());
+                prefetch_all(directory.leaf(behind).as_ref());
             }
         }
         // What is newest comes one behind the other, which the processor notices.
@@ -238,10 +241,12 @@ impl RegionCacheIterator {
     /// The leaf that `key` belongs to: often the one that the cursor is in.
     fn find(&self, key: &[u8]) -> Place {
         let directory = &self.source.directory;
-        match &self.position {
+        let place = match &self.position {
             Some(Position { place, .. }) => directory.find_near(*place, key),
             None => directory.find(key),
-        }
+        };
+        directory.prefetch(place);
+        place
     }
 
     /// Goes to the first entry `>= key`, if that is among the versions of the current user key, and is sure to be.
@@ -281,6 +286,7 @@ impl RegionCacheIterator {
     }
 
     /// Goes to the next group, if that is the next thing without the first `len` bytes of the current key.
+    #[inline]
     fn skip_group(&mut self, len: usize) -> bool {
         let Some(position) = &mut self.position else { return false };
         let block = position.leaf.block();
@@ -320,11 +326,13 @@ impl RegionCacheIterator {
 
 impl Position {
     /// Goes to another entry of the run.
+    #[inline]
     fn step_to(&mut self, entry: usize, key: &mut Vec<u8>) {
         let block = self.leaf.block();
         self.at = At::Block(entry);
         if self.group_entries.contains(&entry) {
             self.version = Version::new(self.group, &self.group_entries, entry);
+            self.value = block.value_range(self.version);
             // A group of several entries has suffixes.
             let at = key.len() - SUFFIX_LEN;
             key[at..].copy_from_slice(&block.suffix(self.version).to_be_bytes());
@@ -339,6 +347,7 @@ impl Position {
         };
         self.group_entries = block.group(self.group);
         self.version = Version::new(self.group, &self.group_entries, entry);
+        self.value = block.value_range(self.version);
         block.rewrite_key(self.group, self.version, key);
     }
 }
@@ -405,6 +414,7 @@ impl Iterator for RegionCacheIterator {
         Ok(if is_empty { self.end() } else { self.seek_back_from(self.find(&self.upper), Target::Upper) })
     }
 
+    #[inline]
     fn next(&mut self) -> Result<bool> {
         let Some(position) = &mut self.position else { return Ok(false) };
         if let At::Block(entry) = position.at
@@ -457,6 +467,7 @@ impl Iterator for RegionCacheIterator {
         self.seek(key)
     }
 
+    #[inline]
     fn skip_prefix(&mut self, len: usize) -> Result<bool> {
         if self.skip_group(len) {
             return Ok(true);
@@ -485,19 +496,22 @@ impl Iterator for RegionCacheIterator {
         Ok(if is_same { self.skip_group(len) || self.seek_behind_prefix(len) } else { found })
     }
 
+    #[inline]
     fn valid(&self) -> bool {
         self.position.is_some()
     }
 
+    #[inline]
     fn key(&self) -> &[u8] {
         assert!(self.position.is_some(), "the caller must check that the cursor is valid");
         &self.key
     }
 
+    #[inline]
     fn value(&self) -> &[u8] {
         let position = self.position.as_ref().expect("the caller must check that the cursor is valid");
         match position.at {
-            At::Block(_) => position.leaf.block().value(position.version),
+            At::Block(_) => position.leaf.block().value_at(position.value.clone()),
             At::Delta(node) => position.leaf.delta().change(node).value(),
         }
     }

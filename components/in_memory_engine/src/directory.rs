@@ -9,11 +9,11 @@
 //! **Invariants.** Bounds ascend strictly. There is at least one leaf, and no chunk is empty. A key below the first bound
 //! belongs to the first leaf.
 //!
-//! **Must not** look into leaves, but for their bounds.
+//! **Must not** look into leaves, but for their bounds and the addresses of their blocks.
 
 use std::{ops::Range, sync::Arc};
 
-use crate::{block::head_of, leaf::Leaf};
+use crate::{block::head_of, leaf::Leaf, prefetch::Whereabouts};
 
 /// Leaves of a chunk, at most. A directory of a thousand leaves (64 MiB) has a list of a few dozen chunks, about as long
 /// as a chunk: replacing a leaf copies as little as it can.
@@ -83,12 +83,15 @@ impl Keys {
 struct Chunk {
     leaves: Vec<Arc<Leaf>>,
     bounds: Arc<Keys>,
+    /// What a search in each leaf's block looks at first: it can be fetched while the leaf itself is.
+    search_heads: Vec<Whereabouts>,
 }
 
 impl Chunk {
     fn new(leaves: Vec<Arc<Leaf>>) -> Arc<Self> {
         let bounds = leaves.iter().map(|leaf| leaf.bound()).collect::<Keys>().into();
-        Arc::new(Self { leaves, bounds })
+        let search_heads = leaves.iter().map(|leaf| search_head(leaf)).collect();
+        Arc::new(Self { leaves, bounds, search_heads })
     }
 }
 
@@ -127,6 +130,11 @@ impl Directory {
         &self.chunks[place.chunk].leaves[place.leaf]
     }
 
+    /// A search in the leaf at `place` follows.
+    pub(crate) fn prefetch(&self, place: Place) {
+        self.chunks[place.chunk].search_heads[place.leaf].prefetch();
+    }
+
     /// The bound of a leaf, without a look at the leaf.
     pub(crate) fn bound(&self, place: Place) -> &[u8] {
         self.chunks[place.chunk].bounds.get(place.leaf)
@@ -157,13 +165,14 @@ impl Directory {
 
     /// Puts `leaves` in the place of one leaf; none at all unless that is the last one there is.
     pub(crate) fn replace(&mut self, place: Place, leaves: Vec<Arc<Leaf>>) {
-        let Chunk { leaves: old, bounds } = self.chunks[place.chunk].as_ref();
+        let Chunk { leaves: old, bounds, search_heads } = self.chunks[place.chunk].as_ref();
         if let [leaf] = leaves.as_slice()
             && leaf.bound() == self.bound(place)
         {
-            let mut new = old.clone();
+            let (mut new, mut search_heads) = (old.clone(), search_heads.clone());
+            search_heads[place.leaf] = search_head(leaf);
             new[place.leaf] = leaf.clone();
-            self.chunks[place.chunk] = Arc::new(Chunk { leaves: new, bounds: bounds.clone() });
+            self.chunks[place.chunk] = Arc::new(Chunk { leaves: new, bounds: bounds.clone(), search_heads });
             return;
         }
         let Range { start, end } = place.leaf..place.leaf + 1;
@@ -172,6 +181,10 @@ impl Directory {
         debug_assert!(!self.chunks.is_empty());
         self.bounds = first_bounds(&self.chunks);
     }
+}
+
+fn search_head(leaf: &Leaf) -> Whereabouts {
+    Whereabouts::of(leaf.block().search_head())
 }
 
 /// As few chunks as possible, evenly filled.

@@ -82,7 +82,9 @@ impl Family {
     }
 
     pub(crate) fn get(&self, key: &[u8], sequence: Sequence) -> Option<&[u8]> {
-        self.directory.leaf(self.directory.find(key)).get(key, sequence)
+        let place = self.directory.find(key);
+        self.directory.prefetch(place);
+        self.directory.leaf(place).get(key, sequence)
     }
 
     /// Puts or, without a value, deletes `key`, whose leaf is at `place`, in batch `sequence`. A leaf that is full is folded at

@@ -22,7 +22,7 @@ use crate::{
 
 /// What a leaf takes besides its block and its changes: this structure, its bound, and its place in the directory. The
 /// directory keeps the bound once more, and its first bytes.
-const LEAF_BYTES: usize = 456;
+const LEAF_BYTES: usize = 472;
 
 /// Bytes of changes above which a leaf is folded: with large values, long before it has gathered
 /// [`CHANGES_MAX`] changes.

@@ -33,6 +33,26 @@ pub(crate) fn prefetch_lines<T>(items: &[T]) {
     items.last().map(prefetch);
 }
 
+/// Where some memory is, for who does not refer to it: it may be gone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Whereabouts {
+    address: usize,
+    bytes: usize,
+}
+
+impl Whereabouts {
+    pub(crate) fn of<T>(items: &[T]) -> Self {
+        Self { address: items.as_ptr().addr(), bytes: size_of_val(items) }
+    }
+
+    /// See [`prefetch_lines`].
+    #[inline]
+    pub(crate) fn prefetch(self) {
+        let lines = (0..self.bytes).step_by(LINE_BYTES).take(LINES_AHEAD_MAX);
+        lines.for_each(|offset| prefetch_line(std::ptr::without_provenance(self.address.wrapping_add(offset))));
+    }
+}
+
 #[inline]
 #[allow(unsafe_code)]
 fn prefetch_line(address: *const u8) {

@@ -17,7 +17,7 @@ use bytemuck::cast_slice_mut;
 
 use super::{
     BARE, BLOCK_BYTES, BLOCK_BYTES_MAX, Block, Entries, FENCE_EVERY, Fence, HEADER_BYTES, KeyedBlock, SUFFIX_LEN,
-    SplitKey, head_of, numbers_at,
+    SplitKey, fences_of, head_of,
     parts::{Parts, Size, common_prefix_len},
     size_class,
 };
@@ -202,8 +202,9 @@ impl BlockBuilder {
         let (groups, older, prefix_len) = (parts.suffixes.len(), parts.older_suffixes.len(), self.prefix_len);
         // What the stems have in common besides the base.
         let extra = prefix_len - parts.base.len();
-        let numbers_at = numbers_at(groups);
-        let stems_at = numbers_at * size_of::<u64>() + 3 * groups * size_of::<u32>() + prefix_len;
+        let fences_at = prefix_len.div_ceil(size_of::<u64>());
+        let suffixes_at = fences_at + fences_of(groups) * size_of::<Fence>() / size_of::<u64>();
+        let stems_at = (suffixes_at + groups) * size_of::<u64>() + 3 * groups * size_of::<u32>();
         let values_at = stems_at + parts.stems.len() - groups * extra;
         let history_at = (values_at + parts.values.len()).div_ceil(size_of::<u64>());
         let used_bytes = match older {
@@ -217,12 +218,12 @@ impl BlockBuilder {
         words.resize((bytes - HEADER_BYTES) / size_of::<u64>(), 0);
 
         let (head, history) = words.split_at_mut(history_at);
-        let (suffixes, rest) = head.split_at_mut(groups);
-        let (fences, rest) = rest.split_at_mut(numbers_at - groups);
+        let (prefix, rest) = head.split_at_mut(fences_at);
+        let (fences, rest) = rest.split_at_mut(suffixes_at - fences_at);
+        let (suffixes, rest) = rest.split_at_mut(groups);
         let (numbers, bytes) = cast_slice_mut::<_, u8>(rest).split_at_mut(3 * groups * size_of::<u32>());
         let (stem_ends, numbers) = cast_slice_mut::<_, u32>(numbers).split_at_mut(groups);
         let (group_ends, value_ends) = numbers.split_at_mut(groups);
-        let (prefix, bytes) = bytes.split_at_mut(prefix_len);
         let (stems, values) = bytes.split_at_mut(values_at - stems_at);
         let (older_suffixes, rest) = history.split_at_mut(older);
         let (older_ends, older_values) = cast_slice_mut::<_, u8>(rest).split_at_mut(older * size_of::<u32>());
@@ -230,7 +231,7 @@ impl BlockBuilder {
         suffixes.copy_from_slice(&parts.suffixes);
         group_ends.copy_from_slice(&parts.group_ends);
         value_ends.copy_from_slice(&parts.value_ends);
-        let (base, prefix_rest) = prefix.split_at_mut(parts.base.len());
+        let (base, prefix_rest) = cast_slice_mut::<_, u8>(prefix)[..prefix_len].split_at_mut(parts.base.len());
         base.copy_from_slice(&parts.base);
         prefix_rest.copy_from_slice(&parts.stem(0).0[..extra]);
         if extra == 0 {
@@ -260,6 +261,7 @@ impl BlockBuilder {
             entries: (groups + older) as u32,
             groups: groups as u32,
             prefix_len: prefix_len as u32,
+            suffixes_at: suffixes_at as u32,
             stems_at: stems_at as u32,
             values_at: values_at as u32,
             history_at: history_at as u32,

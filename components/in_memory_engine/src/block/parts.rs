@@ -163,8 +163,8 @@ impl Size {
 
     /// In bytes, where all stems begin with the same `prefix_len` bytes.
     pub(super) fn bytes(self, prefix_len: usize) -> usize {
-        // At most so many are left free in front of the history.
-        let padding = size_of::<u64>() - 1;
+        // At most so many are left free in front of the history, and behind the common prefix.
+        let padding = 2 * (size_of::<u64>() - 1);
         fences_of(self.groups) * size_of::<Fence>()
             + padding
             + (self.groups + self.older) * (SUFFIX_LEN + size_of::<u32>())

@@ -33,7 +33,7 @@ fn a_block_accounts_for_what_it_takes_and_gives_it_back() {
     let mut builder = BlockBuilder::new(budget.clone(), true);
     builder.push(b"a", &[0; 100]).unwrap();
     assert_eq!(builder.push(b"b", &[0; 70_000]), Ok(()));
-    assert_eq!(budget.used_bytes(), size_class(100 + 1 + 12 + 8 + HEADER_BYTES));
+    assert_eq!(budget.used_bytes(), size_class(100 + 8 + 12 + 8 + HEADER_BYTES));
     assert!(matches!(builder.finish(), Err(OverCapacity)));
     assert_eq!(budget.used_bytes(), 0);
 }

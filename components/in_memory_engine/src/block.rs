@@ -110,6 +110,9 @@ fn fences_of(groups: usize) -> usize {
     groups.saturating_sub(1) / FENCE_EVERY
 }
 
+/// A search fetches so much of a block at once in any case.
+const SEARCH_HEAD_BYTES: usize = 512;
+
 /// Which of a block's entries are meant.
 pub(crate) type Entries = Range<usize>;
 
@@ -332,9 +335,10 @@ impl Block {
         self.bytes_of().get(self.values_at as usize..).map(prefetch_lines);
     }
 
-    /// What a search looks at first: the common prefix and the fences.
-    pub(crate) fn search_head(&self) -> &[u64] {
-        &self.words[..self.suffixes_at as usize]
+    /// What a search looks at first: the common prefix and the fences, and what is behind, as far as that is not much.
+    pub(crate) fn search_head(&self) -> &[u8] {
+        let fences_end = self.suffixes_at as usize * size_of::<u64>();
+        &self.bytes_of()[..fences_end.max(SEARCH_HEAD_BYTES.min(self.values_at as usize))]
     }
 
     /// What is needed to find the first version in `group` with a suffix not below this, if it is not the newest.

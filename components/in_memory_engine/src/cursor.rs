@@ -199,6 +199,7 @@ impl RegionCacheIterator {
             directory.leaf(next).block().prefetch_start();
             if let Some(behind) = directory.next(next) {
                 prefetch_all(directory.leaf(behind).as_ref());
+                directory.prefetch(behind);
             }
         }
         // What is newest comes one behind the other, which the processor notices.

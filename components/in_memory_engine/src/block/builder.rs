@@ -84,8 +84,9 @@ impl BlockBuilder {
     /// When there is no memory for a block, or the value is too large for one.
     pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) -> Result<(), OverCapacity> {
         let SplitKey { stem, suffix } = SplitKey::new(key, self.is_versioned);
+        let mut relation = self.relate(stem);
         if let Some(suffix) = suffix
-            && self.is_last_stem(stem)
+            && relation.is_same
             && self.fits(Size::of_older(value), self.prefix_len)
         {
             self.parts.push_older(suffix, value);
@@ -96,10 +97,11 @@ impl BlockBuilder {
             return Err(OverCapacity);
         }
         // An entry of the last group does not fit as one of a new group either.
-        if !self.is_empty() && !self.fits(added, self.prefix_len_with(stem, stem)) {
+        if !self.is_empty() && !self.fits(added, relation.prefix_len) {
             self.finish_block()?;
+            relation = self.relate(stem);
         }
-        self.begin_groups(stem, stem);
+        self.begin_groups(stem, relation);
         self.parts.stems.extend_from_slice(&stem[self.parts.base.len()..]);
         let bare = if suffix.is_some() { 0 } else { BARE };
         self.parts.stem_ends.push(self.parts.stems.len() as u32 | bare);
@@ -167,16 +169,18 @@ impl BlockBuilder {
         }
         let stem_of = |group: usize| [block.prefix(), block.stem_rest(group)].concat();
         let (first, last) = (stem_of(groups.start), stem_of(groups.end - 1));
-        if self.is_nested_with_last(&first) {
+        let relation = self.relate(&first);
+        if relation.is_nested {
             return 0;
         }
         // What is in between begins with what both begin with.
-        let prefix_len = self.prefix_len_with(&first, &last);
+        let prefix_len_to = |last: &[u8]| relation.prefix_len.min(common_prefix_len(&first, last));
+        let prefix_len = prefix_len_to(&last);
         let used = self.parts.size();
         let fits = |end: usize| used.and(block.size(groups.start..end)).bytes(prefix_len) <= self.target_bytes;
         let end = last_that(groups.clone(), fits);
         if end > groups.start {
-            self.begin_groups(&first, &stem_of(end - 1));
+            self.begin_groups(&first, Relation { prefix_len: prefix_len_to(&stem_of(end - 1)), ..relation });
             self.parts.extend(block, groups.start..end);
         }
         end - groups.start
@@ -291,48 +295,46 @@ impl BlockBuilder {
         self.parts.size().and(added).bytes(prefix_len) <= self.target_bytes
     }
 
-    /// Whether an entry with this stem and a suffix belongs to the last group.
-    fn is_last_stem(&self, stem: &[u8]) -> bool {
-        let Some((last, is_bare)) = self.parts.last_stem() else { return false };
-        !is_bare && stem.strip_prefix(self.parts.base.as_slice()).is_some_and(|rest| rest == last)
-    }
-
-    fn is_nested_with_last(&self, stem: &[u8]) -> bool {
-        let Some((last, _)) = self.parts.last_stem() else { return false };
-        match stem.strip_prefix(self.parts.base.as_slice()) {
-            Some(rest) => rest.starts_with(last) || last.starts_with(rest),
-            None => self.parts.base.starts_with(stem),
-        }
-    }
-
-    /// What all stems have in common if groups from `first` to `last` are added.
-    fn prefix_len_with(&self, first: &[u8], last: &[u8]) -> usize {
-        if self.is_empty() {
-            return common_prefix_len(first, last);
-        }
-        let base_len = self.parts.base.len();
-        let (of_all, _) = self.parts.stem(0);
-        let of_all = &of_all[..self.prefix_len - base_len];
-        let with = |stem: &[u8]| match stem.strip_prefix(self.parts.base.as_slice()) {
-            Some(rest) => base_len + common_prefix_len(of_all, rest),
-            None => common_prefix_len(&self.parts.base, stem),
+    fn relate(&self, stem: &[u8]) -> Relation {
+        let Some((last, is_bare)) = self.parts.last_stem() else {
+            return Relation { prefix_len: stem.len(), is_nested: false, is_same: false };
         };
-        with(first).min(with(last))
+        let base = self.parts.base.as_slice();
+        let Some(rest) = stem.strip_prefix(base) else {
+            let prefix_len = common_prefix_len(base, stem);
+            return Relation { prefix_len, is_nested: prefix_len == stem.len(), is_same: false };
+        };
+        let (of_first, _) = self.parts.stem(0);
+        let prefix_len = base.len() + common_prefix_len(&of_first[..self.prefix_len - base.len()], rest);
+        let shorter = last.len().min(rest.len());
+        let is_nested = last[..shorter] == rest[..shorter];
+        Relation { prefix_len, is_nested, is_same: is_nested && !is_bare && last.len() == rest.len() }
     }
 
-    /// Prepares for groups from `first` to `last`.
-    fn begin_groups(&mut self, first: &[u8], last: &[u8]) {
-        let prefix_len = self.prefix_len_with(first, last);
+    /// Prepares for groups, the first of which has the stem `first`.
+    fn begin_groups(&mut self, first: &[u8], relation: Relation) {
+        let prefix_len = relation.prefix_len;
         if self.is_empty() {
             self.has_nested_stems = false;
             let base_len = common_prefix_len(&self.likely_base, &first[..prefix_len]);
             self.parts.base.extend_from_slice(&first[..base_len]);
         } else {
-            self.has_nested_stems |= self.is_nested_with_last(first);
-            self.parts.shorten_base(&first[..prefix_len]);
+            self.has_nested_stems |= relation.is_nested;
+            self.parts.shorten_base(prefix_len);
         }
         self.prefix_len = prefix_len;
     }
+}
+
+/// What a stem that is to be gathered has to do with those that are.
+#[derive(Clone, Copy, Debug)]
+struct Relation {
+    /// How much all have in common with it.
+    prefix_len: usize,
+    /// Whether the last one begins with it, or it with the last one.
+    is_nested: bool,
+    /// Whether an entry with this stem and a suffix belongs to the last group.
+    is_same: bool,
 }
 
 /// The greatest number from the start of `range` to its end that `holds`, where it holds for all below; the start, if for none.

@@ -63,9 +63,8 @@ impl Parts {
         Some(self.stem(self.stem_ends.len().checked_sub(1)?))
     }
 
-    /// Makes the base one that all stems and `stem` begin with.
-    pub(super) fn shorten_base(&mut self, stem: &[u8]) {
-        let len = common_prefix_len(&self.base, stem);
+    /// Makes the base no longer than this.
+    pub(super) fn shorten_base(&mut self, len: usize) {
         if len < self.base.len() {
             let moved = self.base.split_off(len);
             let mut stems = Vec::with_capacity(self.stems.len() + self.stem_ends.len() * moved.len());

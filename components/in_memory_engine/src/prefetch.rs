@@ -29,7 +29,7 @@ const LINES_AHEAD_MAX: usize = 16;
 /// The same for those of some items, as far as it makes sense.
 #[inline]
 pub(crate) fn prefetch_lines<T>(items: &[T]) {
-    items.iter().step_by(LINE_BYTES / size_of::<T>()).take(LINES_AHEAD_MAX).for_each(prefetch);
+    items.iter().step_by((LINE_BYTES / size_of::<T>()).max(1)).take(LINES_AHEAD_MAX).for_each(prefetch);
     items.last().map(prefetch);
 }
 

@@ -3,6 +3,8 @@
 //! **Owns** these cases:
 //!
 //! - `load_…`: an entry of a load from the disk engine of that name, next to a step of an iteration over all of it (`raw`).
+//! - `cross_check_…`: an entry of a comparison of the whole region with that disk engine, next to the same. The engine does one at
+//!   a time, at `cross-check-rate-limit` bytes of keys and values per second.
 //! - `evict_call`, `evict_free`: an eviction and giving the memory back, of the whole region, in µs of real time.
 //! - `write`: an entry of a batch of 256 new versions of random rows, all threads, merging included.
 //!
@@ -45,18 +47,21 @@ impl Bench {
         let entries = self.shape.entries();
         let mut figures = Vec::new();
         for disk in &self.disks {
-            let mut samples = ["raw", "ours"].map(|side| Samples { side, nanos: Vec::new() });
+            let [mut raws, mut loads, mut checks] =
+                ["raw", "ours", "ours"].map(|side| Samples { side, nanos: Vec::new() });
             for _ in 0..runs {
                 let reader = disk.reader();
                 let (found, raw) = thread_time(|| reader.scan_all());
                 assert_eq!(found, entries);
                 let cache = surroundings::cache();
                 let ((), load) = thread_time(|| disk.load_into(&cache));
-                for (samples, time) in samples.iter_mut().zip([raw, load]) {
+                let ((), check) = thread_time(|| disk.cross_check(&cache));
+                for (samples, time) in [(&mut raws, raw), (&mut loads, load), (&mut checks, check)] {
                     samples.nanos.push(time.as_nanos() as f64 / entries as f64);
                 }
             }
-            figures.extend(self.case(&format!("load_{}", disk.name()), "ns").compare(&samples));
+            figures.extend(self.case(&format!("load_{}", disk.name()), "ns").compare(&[raws.clone(), loads]));
+            figures.extend(self.case(&format!("cross_check_{}", disk.name()), "ns").compare(&[raws, checks]));
         }
         figures
     }

@@ -57,6 +57,8 @@ pub(crate) trait Disk: Store {
     fn name_of_steps(&self) -> &'static str;
     /// Loads the region, in this thread.
     fn load_into(&self, cache: &RegionCacheEngine);
+    /// Compares the region with the disk, in this thread.
+    fn cross_check(&self, cache: &RegionCacheEngine);
 }
 
 /// The disk engines that there are, RocksDB first.
@@ -119,6 +121,10 @@ impl<E: KvEngine> Disk for Filled<E> {
 
     fn load_into(&self, cache: &RegionCacheEngine) {
         surroundings::load(cache, &self.engine);
+    }
+
+    fn cross_check(&self, cache: &RegionCacheEngine) {
+        surroundings::cross_check(cache, &self.engine);
     }
 }
 

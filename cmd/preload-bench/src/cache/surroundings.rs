@@ -11,12 +11,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use crossbeam_channel::after;
 use engine_test::MemDisk;
 use engine_traits::{CacheRegion, EvictReason, KvEngine, Mutation, RegionCacheEngineExt, RegionEvent, WriteBatch};
-use in_memory_engine::{LoadProgress, RegionCacheEngine, RegionCacheEngineConfig, RegionCacheSnapshot};
+use in_memory_engine::{
+    AuditOutcome, AuditProgress, LoadProgress, RegionCacheEngine, RegionCacheEngineConfig, RegionCacheSnapshot,
+};
 use rustix::time::{ClockId, clock_gettime};
 use tikv_util::config::ReadableSize;
 
-/// Entries of one step of a load, as the cache's own threads do it.
-const LOAD_STEP_ENTRIES: usize = 1024;
+/// Entries of one step of a load or of a cross-check.
+const STEP_ENTRIES: usize = 1024;
 
 /// Processor time of this thread that `work` takes: what other processes do to the machine does not count.
 pub(crate) fn thread_time<T>(work: impl FnOnce() -> T) -> (T, Duration) {
@@ -75,8 +77,19 @@ pub(crate) fn empty_region() -> RegionCacheEngine {
 pub(crate) fn load(cache: &RegionCacheEngine, disk: &impl KvEngine) {
     cache.on_region_event(RegionEvent::TryLoad { region: region(), for_manual_range: false });
     let mut job = cache.begin_next_load(disk).expect("a load is queued");
-    while job.step(LOAD_STEP_ENTRIES) == LoadProgress::More {}
+    while job.step(STEP_ENTRIES) == LoadProgress::More {}
     assert!(cache.snapshot(&region(), u64::MAX).is_ok(), "the region is cached");
+}
+
+/// Compares the region with the disk, in this thread.
+pub(crate) fn cross_check(cache: &RegionCacheEngine, disk: &impl KvEngine) {
+    let mut audit = cache.begin_audit(region().id, || disk.snapshot()).expect("the region is cached");
+    let outcome = loop {
+        if let AuditProgress::Done(outcome) = audit.step(STEP_ENTRIES) {
+            break outcome;
+        }
+    };
+    assert_eq!(outcome, AuditOutcome::Same);
 }
 
 pub(crate) fn evict(cache: &RegionCacheEngine) {

@@ -35,13 +35,18 @@ use std::{cmp::Ordering, ops::Range, sync::Arc};
 
 use bytemuck::cast_slice;
 
-pub(crate) use self::builder::BlockBuilder;
+pub(crate) use self::{
+    builder::BlockBuilder,
+    merger::{BlockMerger, SourceId},
+};
 use crate::{
     memory::{Charge, MemoryBudget},
     prefetch::{prefetch, prefetch_lines},
 };
 
 mod builder;
+mod layout;
+mod merger;
 mod parts;
 #[cfg(test)]
 mod tests;
@@ -333,6 +338,11 @@ impl Block {
         // Each part is one behind the other, which the processor notices; but not before the first lines of a page.
         prefetch_lines(&self.words);
         self.bytes_of().get(self.values_at as usize..).map(prefetch_lines);
+    }
+
+    /// Has all of it fetched.
+    pub(crate) fn prefetch_all(&self) {
+        self.words.iter().step_by(8).for_each(prefetch);
     }
 
     /// What a search looks at first: the common prefix and the fences, and what is behind, as far as that is not much.

@@ -2,15 +2,14 @@
 //!
 //! **Owns** up to [`CHANGES_MAX`] puts and deletions, with the number of the batch that each came in.
 //!
-//! **How it works.** Changes are appended to slots that are never written again, and linked in the order of their keys,
-//! the newest change of a key first: a skip list in which every eighth change also is on the upper level. The links are
-//! apart from the changes, together with 16 bytes of each key, so that a search reads a few neighbouring cache lines and
-//! looks into hardly any change; these bytes are those behind what all keys of the leaf's block begin with. One thread
-//! appends, any number read. A reader takes a change for there when the number of its batch is not greater than that of
-//! the reader's snapshot, so that a batch becomes visible as a whole, and nothing is copied for a snapshot.
+//! **How it works.** Changes are appended to slots that are never written again, in no other order than that of their
+//! batches. Apart from them are 16 bytes of each key, those behind what all keys of the leaf's block begin with. A search
+//! goes through these numbers from one end to the other, which are a few neighbouring cache lines, and looks into hardly
+//! any change; and to append one touches nothing but the end of it all. One thread appends, any number read. A reader takes
+//! a change for there when the number of its batch is not greater than that of the reader's snapshot, so that a batch becomes
+//! visible as a whole, and nothing is copied for a snapshot.
 //!
-//! **Invariants.** A change that is linked is complete. Changes of one key follow each other, in descending order of
-//! their batches; of one batch, the later first.
+//! **Invariants.** Changes below `len` are complete, and the numbers of their batches never descend.
 //!
 //! **Must not** be appended to by two threads at a time: whoever does holds the lock of the region's writer.
 
@@ -22,8 +21,8 @@ use std::{
 use crate::{
     block::{head_of, size_class},
     memory::{Charge, MemoryBudget, OverCapacity},
-    prefetch::{prefetch, prefetch_all, prefetch_lines},
-    sync::{AtomicU8, AtomicU64, AtomicUsize, OnceLock},
+    prefetch::{prefetch, prefetch_lines},
+    sync::{AtomicU64, AtomicUsize, OnceLock},
 };
 
 /// As many changes as a leaf gathers before its block is built anew. More of them make writes cheaper, since a block is
@@ -33,14 +32,6 @@ pub(crate) const CHANGES_MAX: usize = 64;
 /// Of the segments of slots: the first, and the second; each further one is as long as all before.
 const SEGMENT_MIN: usize = 4;
 const SEGMENTS: usize = (CHANGES_MAX / SEGMENT_MIN).ilog2() as usize + 1;
-
-const LEVELS: usize = 2;
-/// Every so many changes one is on the upper level as well: the square root of their number, so that a search walks as
-/// far on the one level as on the other.
-const UPPER_EVERY: usize = 8;
-
-/// No change.
-const NONE: u8 = u8::MAX;
 
 /// Number of a batch in its region, from 1 on.
 pub(crate) type Sequence = u64;
@@ -82,7 +73,6 @@ type Head = [u64; 2];
 struct Index {
     /// First numbers, second numbers. Equal ones say nothing.
     heads: [[AtomicU64; CHANGES_MAX]; 2],
-    next: [[AtomicU8; CHANGES_MAX]; LEVELS],
     /// A bit for each change whose key does not begin with the prefix, and so has no head.
     without_head: AtomicU64,
 }
@@ -91,21 +81,23 @@ impl Index {
     fn new() -> Box<Self> {
         Box::new(Self {
             heads: [const { [const { AtomicU64::new(0) }; CHANGES_MAX] }; 2],
-            next: [const { [const { AtomicU8::new(NONE) }; CHANGES_MAX] }; LEVELS],
             without_head: AtomicU64::new(0),
         })
+    }
+
+    fn head(&self, node: Node) -> Option<Head> {
+        let is_without = self.without_head.load(Ordering::Relaxed) & (1 << node) != 0;
+        (!is_without).then(|| self.heads.each_ref().map(|heads| heads[usize::from(node)].load(Ordering::Relaxed)))
     }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Delta {
-    first: [AtomicU8; LEVELS],
     /// `None` without changes.
     index: OnceLock<Box<Index>>,
     prefix: Box<[u8]>,
     segments: [OnceLock<Box<[Slot]>>; SEGMENTS],
-    /// Slots that are taken: to a reader, at least those of the changes that it sees.
     len: AtomicUsize,
     charge: Charge,
 }
@@ -114,7 +106,6 @@ impl Delta {
     /// For keys most of which begin with `prefix`.
     pub(crate) fn new(prefix: &[u8], budget: Arc<MemoryBudget>) -> Self {
         Self {
-            first: [const { AtomicU8::new(NONE) }; LEVELS],
             index: OnceLock::new(),
             prefix: prefix.into(),
             segments: Default::default(),
@@ -124,7 +115,7 @@ impl Delta {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len.load(Ordering::Relaxed)
+        self.len.load(Ordering::Acquire)
     }
 
     /// What the changes are accounted with.
@@ -156,32 +147,25 @@ impl Delta {
         let slots = self.segments[segment].get_or_init(|| (0..segment_len(segment)).map(|_| Slot::new()).collect());
         assert!(slots[offset].set(change).is_ok(), "a slot is taken once");
 
-        let links = self.index.get_or_init(Index::new);
+        let numbers = self.index.get_or_init(Index::new);
         match self.head(key) {
             Some(head) => {
-                links.heads.iter().zip(head).for_each(|(heads, head)| heads[index].store(head, Ordering::Relaxed));
+                numbers.heads.iter().zip(head).for_each(|(heads, head)| heads[index].store(head, Ordering::Relaxed));
             }
-            None => _ = links.without_head.fetch_or(1 << index, Ordering::Relaxed),
+            None => _ = numbers.without_head.fetch_or(1 << index, Ordering::Relaxed),
         }
-        let levels = if index.is_multiple_of(UPPER_EVERY) { LEVELS } else { 1 };
-        // The lowest level first: what is on the upper one is on the lower one.
-        for (level, before) in self.before(key).into_iter().enumerate().take(levels) {
-            let link = self.link(before, level);
-            links.next[level][index].store(link.load(Ordering::Relaxed), Ordering::Relaxed);
-            link.store(index as Node, Ordering::Release);
-        }
-        self.len.store(index + 1, Ordering::Relaxed);
+        self.len.store(index + 1, Ordering::Release);
         Ok(bytes)
     }
 
     /// Has what is looked at to append another change fetched.
     pub(crate) fn prefetch(&self) {
         let Some(index) = self.index.get() else { return };
-        index.heads.iter().for_each(|heads| prefetch_lines(&heads[..self.len()]));
-        prefetch_all(&index.next);
+        let len = self.len();
+        index.heads.iter().filter_map(|heads| heads.get(len)).for_each(prefetch);
         prefetch(&index.without_head);
         self.prefix.first().map(prefetch);
-        let (segment, offset) = slot_of(self.len());
+        let (segment, offset) = slot_of(len);
         if let Some(slots) = self.segments.get(segment).and_then(OnceLock::get) {
             prefetch(&slots[offset]);
         }
@@ -196,78 +180,90 @@ impl Delta {
     pub(crate) fn change(&self, node: Node) -> &Change {
         let (segment, offset) = slot_of(usize::from(node));
         let change = self.segments[segment].get().and_then(|slots| slots[offset].get());
-        change.expect("a change that is linked is complete")
+        change.expect("a change below the length is complete")
     }
 
-    /// The first change with a key `>= key` that a snapshot at `sequence` sees.
+    /// The change of this key that a snapshot at `sequence` sees.
+    pub(crate) fn find(&self, key: &[u8], sequence: Sequence) -> Option<&Change> {
+        let (index, visible) = self.visible(sequence)?;
+        let head = self.head(key);
+        let node = (0..visible).rev().find(|node| self.compare(index, *node, key, head).is_eq())?;
+        Some(self.change(node))
+    }
+
+    /// The change with the least key `>= key` that a snapshot at `sequence` sees.
     pub(crate) fn seek(&self, key: &[u8], sequence: Sequence) -> Option<Node> {
-        // Without changes, which is usual, nothing else of the delta is looked at.
-        self.following(None)?;
-        let before = self.before(key);
-        self.visible_from(self.following(before[0]), sequence)
+        self.best(key, sequence, cmp::Ordering::is_ge, cmp::Ordering::is_le)
     }
 
     /// The change of the next key.
     pub(crate) fn next(&self, node: Node, sequence: Sequence) -> Option<Node> {
-        let index = self.index.get()?;
-        let key = self.change(node).key();
-        let head = self.head(key);
-        let mut next = self.following(Some(node));
-        while let Some(same) = next.filter(|next| self.compare(index, *next, key, head).is_eq()) {
-            next = self.following(Some(same));
-        }
-        self.visible_from(next, sequence)
+        self.best(self.change(node).key(), sequence, cmp::Ordering::is_gt, cmp::Ordering::is_le)
     }
 
-    /// The change of the last key `< key`.
+    /// The change with the greatest key `< key`.
     pub(crate) fn seek_before(&self, key: &[u8], sequence: Sequence) -> Option<Node> {
-        // The list goes forward only, and is short.
-        let first = self.visible_from(self.following(None), sequence);
-        let visible = std::iter::successors(first, |node| self.next(*node, sequence));
-        visible.take_while(|node| self.change(*node).key() < key).last()
+        self.best(key, sequence, cmp::Ordering::is_lt, cmp::Ordering::is_ge)
     }
 
-    fn visible_from(&self, mut node: Option<Node>, sequence: Sequence) -> Option<Node> {
-        while let Some(hidden) = node.filter(|node| self.change(*node).sequence > sequence) {
-            node = self.following(Some(hidden));
-        }
-        node
+    /// The changes that a snapshot at `sequence` sees, one of each key, in the order of their keys.
+    pub(crate) fn sorted(&self, sequence: Sequence) -> Vec<Node> {
+        let Some((index, visible)) = self.visible(sequence) else { return Vec::new() };
+        let mut nodes: Vec<Node> = (0..visible).collect();
+        // The newest change of a key first.
+        nodes.sort_unstable_by(|left, right| self.compare_nodes(index, *left, *right).then(right.cmp(left)));
+        nodes.dedup_by(|next, last| self.compare_nodes(index, *next, *last).is_eq());
+        nodes
     }
 
-    /// The last change on each level with a key `< key`; `None` is the start of the list.
-    fn before(&self, key: &[u8]) -> [Option<Node>; LEVELS] {
-        let mut before = [None; LEVELS];
-        let Some(index) = self.index.get() else { return before };
+    /// Of the changes that a snapshot sees and whose keys are, compared with `key`, as `is_wanted` says, the one that
+    /// `is_better` than all others; of one key the newest.
+    fn best(
+        &self,
+        key: &[u8],
+        sequence: Sequence,
+        is_wanted: impl Fn(cmp::Ordering) -> bool,
+        is_better: impl Fn(cmp::Ordering) -> bool,
+    ) -> Option<Node> {
+        let (index, visible) = self.visible(sequence)?;
         let head = self.head(key);
-        let mut at = None;
-        for level in (0..LEVELS).rev() {
-            let mut link = at.map_or(&self.first[level], |node: Node| &index.next[level][usize::from(node)]);
-            loop {
-                let next = link.load(Ordering::Acquire);
-                if next == NONE || self.compare(index, next, key, head).is_ge() {
-                    break;
-                }
-                at = Some(next);
-                link = &index.next[level][usize::from(next)];
+        let mut best = None;
+        for node in 0..visible {
+            if is_wanted(self.compare(index, node, key, head))
+                && best.is_none_or(|best| is_better(self.compare_nodes(index, node, best)))
+            {
+                best = Some(node);
             }
-            before[level] = at;
         }
-        before
+        best
+    }
+
+    /// How many changes a snapshot at `sequence` sees, if any.
+    fn visible(&self, sequence: Sequence) -> Option<(&Index, Node)> {
+        let len = self.len();
+        // Without changes, which is usual, nothing else of the delta is looked at.
+        let last = len.checked_sub(1)? as Node;
+        let is_visible = |node: Node| self.change(node).sequence <= sequence;
+        let mut visible = last + 1;
+        while visible > 0 && !is_visible(visible - 1) {
+            visible -= 1;
+        }
+        (visible > 0).then_some((self.index.get()?, visible))
+    }
+
+    fn compare_nodes(&self, index: &Index, left: Node, right: Node) -> cmp::Ordering {
+        match (index.head(left), index.head(right)) {
+            (Some(left), Some(right)) if left != right => left.cmp(&right),
+            _ => self.change(left).key().cmp(self.change(right).key()),
+        }
     }
 
     /// Compares the key of a change with `key`, which has this head.
     fn compare(&self, index: &Index, node: Node, key: &[u8], head: Option<Head>) -> cmp::Ordering {
-        if let Some(head) = head
-            && index.without_head.load(Ordering::Relaxed) & (1 << node) == 0
-        {
-            for (heads, head) in index.heads.iter().zip(head) {
-                let order = heads[usize::from(node)].load(Ordering::Relaxed).cmp(&head);
-                if order.is_ne() {
-                    return order;
-                }
-            }
+        match (index.head(node), head) {
+            (Some(of_node), Some(head)) if of_node != head => of_node.cmp(&head),
+            _ => self.change(node).key().cmp(key),
         }
-        self.change(node).key().cmp(key)
     }
 
     fn head(&self, key: &[u8]) -> Option<Head> {
@@ -281,17 +277,6 @@ impl Delta {
             _ => rest.get(size_of::<u64>()..).map_or(0, head_of),
         };
         Some([head_of(rest), tail])
-    }
-
-    fn following(&self, node: Option<Node>) -> Option<Node> {
-        Some(self.link(node, 0).load(Ordering::Acquire)).filter(|next| *next != NONE)
-    }
-
-    fn link(&self, node: Option<Node>, level: usize) -> &AtomicU8 {
-        match (node, self.index.get()) {
-            (Some(node), Some(index)) => &index.next[level][usize::from(node)],
-            _ => &self.first[level],
-        }
     }
 }
 
@@ -353,10 +338,16 @@ mod tests {
                     (change.key().to_vec(), (!change.is_deletion()).then(|| change.value().to_vec()))
                 };
                 let all = std::iter::successors(delta.seek(b"", sequence), |node| delta.next(*node, sequence));
-                prop_assert_eq!(all.map(of).collect::<BTreeMap<_, _>>(), model.clone());
+                prop_assert_eq!(all.map(of).collect::<Vec<_>>(), model.clone().into_iter().collect::<Vec<_>>());
+                let sorted = delta.sorted(sequence);
+                prop_assert!(sorted.iter().map(|node| of(*node)).eq(model.clone()));
                 for probe in [vec![], vec![0], vec![0, 1], vec![1], vec![1, 2], vec![2, 2], vec![3]] {
                     let pair = |(key, value): (&Vec<u8>, &Option<Vec<u8>>)| (key.clone(), value.clone());
                     prop_assert_eq!(delta.seek(&probe, sequence).map(of), model.range(probe.clone()..).next().map(pair));
+                    let found = delta.find(&probe, sequence).map(|change| {
+                        (!change.is_deletion()).then(|| change.value().to_vec())
+                    });
+                    prop_assert_eq!(found, model.get(&probe).cloned());
                     let before = delta.seek_before(&probe, sequence).map(of);
                     prop_assert_eq!(before, model.range(..probe).next_back().map(pair));
                 }

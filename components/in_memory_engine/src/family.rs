@@ -18,7 +18,7 @@ use engine_traits::Cf;
 use txn_types::{Key, TimeStamp};
 
 use crate::{
-    block::{BLOCK_BYTES, Block, BlockBuilder, Entries, KeyedBlock, SplitKey},
+    block::{BLOCK_BYTES, Block, BlockMerger, Entries, KeyedBlock, SourceId, SplitKey},
     delta::Sequence,
     directory::{Directory, Place},
     garbage::{Collector, Verdict},
@@ -176,27 +176,25 @@ impl Family {
     fn fold(&mut self, place: Place, safe_point: u64, garbage: &mut Garbage) -> Result<(), OverCapacity> {
         let directory = Arc::make_mut(&mut self.directory);
         let leaf = directory.leaf(place).clone();
-        let builder = BlockBuilder::new(self.budget.clone(), is_versioned(self.cf)).with_prefix(leaf.block().prefix());
+        let next = directory.next(place).map(|next| (next, directory.leaf(next).clone()));
         let mut fold = Fold {
-            builder: builder.with_total(leaf.block().bytes() + leaf.delta().bytes()),
+            merger: BlockMerger::new(is_versioned(self.cf)),
             collector: collector(self.cf, safe_point),
             key: Vec::new(),
             garbage,
         };
         let mut old_bytes = leaf.bytes();
-        let next = directory.next(place).map(|next| (next, directory.leaf(next).clone()));
         fold.add(&leaf, next.as_ref().map(|(_, next)| next.bound()))?;
-        if let Some((next_place, next)) = next
-            && fold.builder.finished().is_empty()
-            && fold.builder.used_bytes() <= LEAF_BYTES_MIN
-            && fold.builder.used_bytes() + next.block().bytes() + next.delta().bytes() <= LEAVES_BYTES_MAX
+        if fold.merger.bytes() <= LEAF_BYTES_MIN
+            && let Some((next_place, next)) = &next
+            && fold.merger.bytes() + next.block().bytes() + next.delta().bytes() <= LEAVES_BYTES_MAX
         {
-            let behind = directory.next(next_place).map(|behind| directory.leaf(behind).clone());
-            fold.add(&next, behind.as_ref().map(|behind| behind.bound()))?;
+            let behind = directory.next(*next_place).map(|behind| directory.bound(behind).to_vec());
+            fold.add(next, behind.as_deref())?;
             old_bytes += next.bytes();
-            directory.replace(next_place, Vec::new());
+            directory.replace(*next_place, Vec::new());
         }
-        let mut blocks = fold.builder.finish()?;
+        let mut blocks = fold.merger.finish(&self.budget)?;
         if let Some((first_key, _)) = blocks.first_mut() {
             // So that the leaf takes the keys that it took before.
             let bound = leaf.bound().min(first_key).into();
@@ -227,69 +225,82 @@ fn new_leaf(bound: Box<[u8]>, block: Block, budget: &Arc<MemoryBudget>) -> Resul
 }
 
 /// One pass through leaves that makes new blocks of them.
-struct Fold<'a> {
-    builder: BlockBuilder,
+struct Fold<'a, 'g> {
+    merger: BlockMerger<'a>,
     collector: Option<Collector>,
     key: Vec<u8>,
-    garbage: &'a mut Garbage,
+    garbage: &'g mut Garbage,
 }
 
-impl Fold<'_> {
+impl<'a> Fold<'a, '_> {
     /// Adds all of `leaf`, behind which a leaf with the bound `next` follows.
-    fn add(&mut self, leaf: &Leaf, next: Option<&[u8]>) -> Result<(), OverCapacity> {
+    fn add(&mut self, leaf: &'a Leaf, next: Option<&[u8]>) -> Result<(), OverCapacity> {
         let (block, delta) = (leaf.block(), leaf.delta());
-        let mut entries = leaf.entries();
+        block.prefetch_all();
         delta.prefetch_changes();
+        let from = self.merger.source(block, delta.len());
+        let mut left = leaf.entries();
+        let mut group = block.group_of(left.start);
         let mut near = 0;
-        let mut node = delta.seek(b"", Sequence::MAX);
-        while let Some(changed) = node {
-            let change = delta.change(changed);
+        for node in delta.sorted(Sequence::MAX) {
+            let change = delta.change(node);
             let place;
-            (place, near) = leaf.place_near(near, change.key(), &entries);
-            self.add_run(block, entries.start..place.start, next)?;
-            if !change.is_deletion() {
-                self.add_entry(change.key(), change.value(), next)?;
+            (place, near) = leaf.place_near(near, change.key(), &left);
+            group = self.add_run(from, block, group, left.start..place.start, next);
+            if !change.is_deletion() && self.is_kept(change.key(), change.value(), next) {
+                self.merger.push(from, change.key(), change.value())?;
             }
-            entries.start = place.end;
-            node = delta.next(changed, Sequence::MAX);
+            left.start = place.end;
         }
-        self.add_run(block, entries, next)
-    }
-
-    fn add_run(&mut self, block: &Block, entries: Entries, next: Option<&[u8]>) -> Result<(), OverCapacity> {
-        let mut key = std::mem::take(&mut self.key);
-        if self.collector.is_none() {
-            self.builder.push_run(block, entries, &mut key)?;
-        } else if !entries.is_empty() {
-            let mut group = block.group_of(entries.start);
-            for entry in entries {
-                if entry >= block.group(group).end {
-                    group += 1;
-                }
-                block.write_key(group, entry, &mut key);
-                self.add_entry(&key, block.value(block.version(group, entry)), next)?;
-            }
-        }
-        self.key = key;
+        self.add_run(from, block, group, left, next);
         Ok(())
     }
 
-    fn add_entry(&mut self, key: &[u8], value: &[u8], next: Option<&[u8]>) -> Result<(), OverCapacity> {
-        if let Some(collector) = &mut self.collector
-            && let SplitKey { stem, suffix: Some(suffix) } = SplitKey::new(key, true)
-        {
-            // Older versions of the user key are in the next leaf if that begins with one, or might begin with one.
-            let has_older = next.is_some_and(|next| next.len() < stem.len() || &next[..stem.len()] <= stem);
-            match collector.judge(stem, suffix, value, has_older) {
-                Verdict::Keep => {}
-                Verdict::Drop => return Ok(()),
-                Verdict::DropWithValue(start_ts) => {
-                    self.garbage.values.push(version_key(stem, start_ts));
-                    return Ok(());
-                }
+    /// Adds entries of a block, the first of which is in `group` or the next one; returns the group of the last.
+    fn add_run(
+        &mut self,
+        from: SourceId,
+        block: &Block,
+        mut group: usize,
+        entries: Entries,
+        next: Option<&[u8]>,
+    ) -> usize {
+        if self.collector.is_none() || entries.is_empty() {
+            return self.merger.push_run(from, group, entries);
+        }
+        let mut key = std::mem::take(&mut self.key);
+        let mut kept = entries.start..entries.start;
+        let mut of_group = group;
+        for entry in entries {
+            while entry >= block.group(of_group).end {
+                of_group += 1;
+            }
+            block.write_key(of_group, entry, &mut key);
+            if !self.is_kept(&key, block.value(block.version(of_group, entry)), next) {
+                group = self.merger.push_run(from, group, kept);
+                kept = entry + 1..entry + 1;
+            } else {
+                kept.end = entry + 1;
             }
         }
-        self.builder.push(key, value)
+        self.key = key;
+        self.merger.push_run(from, group, kept)
+    }
+
+    /// Whether an entry is no garbage; notes down what goes with it.
+    fn is_kept(&mut self, key: &[u8], value: &[u8], next: Option<&[u8]>) -> bool {
+        let Some(collector) = &mut self.collector else { return true };
+        let SplitKey { stem, suffix: Some(suffix) } = SplitKey::new(key, true) else { return true };
+        // Older versions of the user key are in the next leaf if that begins with one, or might begin with one.
+        let has_older = next.is_some_and(|next| next.len() < stem.len() || &next[..stem.len()] <= stem);
+        match collector.judge(stem, suffix, value, has_older) {
+            Verdict::Keep => true,
+            Verdict::Drop => false,
+            Verdict::DropWithValue(start_ts) => {
+                self.garbage.values.push(version_key(stem, start_ts));
+                false
+            }
+        }
     }
 }
 

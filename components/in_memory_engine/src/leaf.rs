@@ -115,21 +115,18 @@ impl Leaf {
         let block = if entries.is_empty() { Block::empty(budget.clone()) } else { self.block.clone() };
         let entries = if entries.is_empty() { 0..0 } else { entries };
         let cut = Self::new(bound, block, entries, budget)?;
-        let mut next = self.delta.seek(start, sequence);
-        while let Some(node) = next.filter(|node| self.delta.change(*node).key() < end) {
+        for node in self.delta.sorted(sequence) {
             let change = self.delta.change(node);
-            cut.delta.append(sequence, change.key(), (!change.is_deletion()).then(|| change.value()))?;
-            next = self.delta.next(node, sequence);
+            if change.key() >= start && change.key() < end {
+                cut.delta.append(sequence, change.key(), (!change.is_deletion()).then(|| change.value()))?;
+            }
         }
         Ok(cut)
     }
 
     pub(crate) fn get(&self, key: &[u8], sequence: Sequence) -> Option<&[u8]> {
-        if let Some(node) = self.delta.seek(key, sequence) {
-            let change = self.delta.change(node);
-            if change.key() == key {
-                return (!change.is_deletion()).then(|| change.value());
-            }
+        if let Some(change) = self.delta.find(key, sequence) {
+            return (!change.is_deletion()).then(|| change.value());
         }
         let (_, version) = self.block.find(key).filter(|(entry, _)| self.entries.contains(entry))?;
         Some(self.block.value(version))

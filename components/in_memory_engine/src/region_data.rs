@@ -16,7 +16,7 @@ use engine_traits::{CacheRegion, Cf, Mutation};
 
 use crate::{
     block::{BlockBuilder, KeyedBlock},
-    delta::Sequence,
+    delta::{Delta, Sequence},
     directory::Place,
     family::{Family, Garbage, is_versioned},
     memory::{MemoryBudget, OverCapacity},
@@ -104,17 +104,17 @@ impl RegionData {
     /// Has the leaves fetched that these will change; where they are as long as none is folded.
     fn prefetch_leaves(&self, mutations: &[Mutation<'_>]) -> [Option<Place>; MUTATIONS_AHEAD] {
         let mut places = [None; MUTATIONS_AHEAD];
-        let mut leaves = [None; MUTATIONS_AHEAD];
+        let mut deltas = [None; MUTATIONS_AHEAD];
         for (index, mutation) in mutations.iter().enumerate() {
             let Some((cf, key, _)) = change_of(mutation) else { continue };
             let Some(directory) = self.family(cf).map(Family::directory) else { continue };
             let place = directory.find(key);
-            let leaf = directory.leaf(place).as_ref();
-            prefetch_all(leaf);
-            (places[index], leaves[index]) = (Some(place), Some(leaf));
+            let delta = directory.leaf(place).delta();
+            prefetch_all(delta);
+            (places[index], deltas[index]) = (Some(place), Some(delta));
         }
         // All of them are on their way before the first is looked into.
-        leaves.iter().flatten().for_each(|leaf| leaf.delta().prefetch());
+        deltas.into_iter().flatten().for_each(Delta::prefetch);
         places
     }
 

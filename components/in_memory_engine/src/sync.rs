@@ -12,15 +12,13 @@
 mod checked;
 
 #[cfg(any(feature = "loom", feature = "shuttle"))]
-pub(crate) use checked::{
-    ArcSwap, ArcSwapOption, AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Mutex, OnceLock, RwLock,
-};
+pub(crate) use checked::{ArcSwap, ArcSwapOption, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, RwLock};
 #[cfg(not(any(feature = "loom", feature = "shuttle")))]
 pub(crate) use {
     arc_swap::{ArcSwap, ArcSwapOption},
     parking_lot::{Mutex, RwLock},
     std::sync::{
         OnceLock,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize},
     },
 };

@@ -3,25 +3,20 @@
 //! **Owns** what a block looks like when it is made, and what it is filled up to.
 //!
 //! **How it works.** Entries are gathered per part of the layout. When the next one does not fit any more, the parts are put
-//! one behind the other into an allocation of exactly the size that they take, and the builder begins anew. Groups of
-//! another block are gathered as they lie there, a part of many groups at a time: a fold, which changes a few dozen entries
-//! of hundreds, would otherwise spend its time on those that it does not change.
+//! one behind the other into an allocation of exactly the size that they take, and the builder begins anew.
 //!
 //! **Invariants.** The memory for a block is reserved before it is allocated.
 //!
 //! **Must not** look at values.
 
-use std::{cell::Cell, ops::Range, sync::Arc};
-
-use bytemuck::cast_slice_mut;
+use std::{cell::Cell, sync::Arc};
 
 use super::{
-    BARE, BLOCK_BYTES, BLOCK_BYTES_MAX, Block, Entries, FENCE_EVERY, Fence, HEADER_BYTES, KeyedBlock, SUFFIX_LEN,
-    SplitKey, fences_of, head_of,
-    parts::{Parts, Size, common_prefix_len},
-    size_class,
+    BARE, BLOCK_BYTES, BLOCK_BYTES_MAX, HEADER_BYTES, KeyedBlock, SplitKey,
+    layout::{Layout, Size, append},
+    parts::{Parts, common_prefix_len},
 };
-use crate::memory::{Charge, MemoryBudget, OverCapacity};
+use crate::memory::{MemoryBudget, OverCapacity};
 
 /// What a thread keeps for the values of its next builder, at most: what those of most blocks take.
 const SPARE_BYTES_MAX: usize = 2 * BLOCK_BYTES;
@@ -64,20 +59,6 @@ impl BlockBuilder {
         }
     }
 
-    /// Divides about `bytes` evenly into as few blocks as they take.
-    pub(crate) fn with_total(mut self, bytes: usize) -> Self {
-        let blocks = bytes.div_ceil(BLOCK_BYTES).max(1);
-        // A little more, so that a few bytes too many do not make another block.
-        self.target_bytes = (bytes / blocks + bytes / blocks / 16).min(BLOCK_BYTES - HEADER_BYTES);
-        self
-    }
-
-    /// Expects most stems to begin with `prefix`: groups of a block with this prefix are gathered the faster for it.
-    pub(crate) fn with_prefix(mut self, prefix: &[u8]) -> Self {
-        self.likely_base.extend_from_slice(prefix);
-        self
-    }
-
     /// Adds an entry, whose key must be greater than all before.
     ///
     /// # Errors
@@ -92,7 +73,7 @@ impl BlockBuilder {
             self.parts.push_older(suffix, value);
             return Ok(());
         }
-        let added = Size { groups: 1, older: 0, stem_bytes: stem.len(), value_bytes: value.len() };
+        let added = Size::of_first(stem.len(), value);
         if added.bytes(0) >= BLOCK_BYTES_MAX {
             return Err(OverCapacity);
         }
@@ -101,7 +82,7 @@ impl BlockBuilder {
             self.finish_block()?;
             relation = self.relate(stem);
         }
-        self.begin_groups(stem, relation);
+        self.begin_group(stem, relation);
         self.parts.stems.extend_from_slice(&stem[self.parts.base.len()..]);
         let bare = if suffix.is_some() { 0 } else { BARE };
         self.parts.stem_ends.push(self.parts.stems.len() as u32 | bare);
@@ -110,85 +91,6 @@ impl BlockBuilder {
         self.parts.values.extend_from_slice(value);
         self.parts.value_ends.push(self.parts.values.len() as u32);
         Ok(())
-    }
-
-    /// Adds some entries of another block, whose keys must be greater than all before.
-    ///
-    /// # Errors
-    /// As [`push`](Self::push).
-    pub(crate) fn push_run(&mut self, block: &Block, entries: Entries, key: &mut Vec<u8>) -> Result<(), OverCapacity> {
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let mut group = block.group_of(entries.start);
-        let mut next = entries.start;
-        while next < entries.end {
-            let whole_groups = group..block.group_ends().partition_point(|end| *end as usize <= entries.end);
-            let taken = if next == block.group(group).start { self.push_groups(block, whole_groups) } else { 0 };
-            if taken > 0 {
-                group += taken;
-                next = block.group(group - 1).end;
-            } else {
-                let end = block.group(group).end.min(entries.end);
-                self.push_versions(block, group, next..end, key)?;
-                next = end;
-                group += 1;
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds entries of one group.
-    fn push_versions(
-        &mut self,
-        block: &Block,
-        group: usize,
-        mut entries: Entries,
-        key: &mut Vec<u8>,
-    ) -> Result<(), OverCapacity> {
-        while let Some(first) = entries.next() {
-            block.write_key(group, first, key);
-            self.push(key, block.value(block.version(group, first)))?;
-            // The rest as far as it fits: no stem to look at.
-            let older = entries.start - (group + 1)..entries.end - (group + 1);
-            let used = self.parts.size();
-            let fits = |end: usize| {
-                used.and(block.size_of_older(&(older.start..end))).bytes(self.prefix_len) <= self.target_bytes
-            };
-            let end = last_that(older.clone(), fits);
-            self.parts.extend_older(block, older.start..end);
-            entries.start += end - older.start;
-        }
-        Ok(())
-    }
-
-    /// Adds as many of these groups as fit; how many. None if they are not simply behind what is here.
-    fn push_groups(&mut self, block: &Block, groups: Range<usize>) -> usize {
-        if groups.is_empty() || block.has_nested_stems() {
-            return 0;
-        }
-        let stem_of = |group: usize| [block.prefix(), block.stem_rest(group)].concat();
-        let (first, last) = (stem_of(groups.start), stem_of(groups.end - 1));
-        let relation = self.relate(&first);
-        if relation.is_nested {
-            return 0;
-        }
-        // What is in between begins with what both begin with.
-        let prefix_len_to = |last: &[u8]| relation.prefix_len.min(common_prefix_len(&first, last));
-        let prefix_len = prefix_len_to(&last);
-        let used = self.parts.size();
-        let fits = |end: usize| used.and(block.size(groups.start..end)).bytes(prefix_len) <= self.target_bytes;
-        let end = last_that(groups.clone(), fits);
-        if end > groups.start {
-            self.begin_groups(&first, Relation { prefix_len: prefix_len_to(&stem_of(end - 1)), ..relation });
-            self.parts.extend(block, groups.start..end);
-        }
-        end - groups.start
-    }
-
-    /// What has been made so far, without what is still being filled.
-    pub(crate) fn finished(&self) -> &[KeyedBlock] {
-        &self.finished
     }
 
     /// # Errors
@@ -203,75 +105,38 @@ impl BlockBuilder {
     fn finish_block(&mut self) -> Result<(), OverCapacity> {
         let mut words = std::mem::take(&mut self.parts.words);
         let parts = &self.parts;
-        let (groups, older, prefix_len) = (parts.suffixes.len(), parts.older_suffixes.len(), self.prefix_len);
-        // What the stems have in common besides the base.
-        let extra = prefix_len - parts.base.len();
-        let fences_at = prefix_len.div_ceil(size_of::<u64>());
-        let suffixes_at = fences_at + fences_of(groups) * size_of::<Fence>() / size_of::<u64>();
-        let stems_at = (suffixes_at + groups) * size_of::<u64>() + 3 * groups * size_of::<u32>();
-        let values_at = stems_at + parts.stems.len() - groups * extra;
-        let history_at = (values_at + parts.values.len()).div_ceil(size_of::<u64>());
-        let used_bytes = match older {
-            0 => values_at + parts.values.len(),
-            _ => history_at * size_of::<u64>() + older * (SUFFIX_LEN + size_of::<u32>()) + parts.older_values.len(),
-        };
-        let bytes = size_class(used_bytes + HEADER_BYTES);
-        let charge = Charge::new(self.budget.clone());
-        charge.resize(bytes)?;
+        let layout = Layout { size: parts.size(), prefix_len: self.prefix_len };
+        let (charge, len) = layout.reserve(&self.budget)?;
         words.clear();
-        words.resize((bytes - HEADER_BYTES) / size_of::<u64>(), 0);
+        words.resize(len, 0);
+        let mut of_block = layout.parts(&mut words);
 
-        let (head, history) = words.split_at_mut(history_at);
-        let (prefix, rest) = head.split_at_mut(fences_at);
-        let (fences, rest) = rest.split_at_mut(suffixes_at - fences_at);
-        let (suffixes, rest) = rest.split_at_mut(groups);
-        let (numbers, bytes) = cast_slice_mut::<_, u8>(rest).split_at_mut(3 * groups * size_of::<u32>());
-        let (stem_ends, numbers) = cast_slice_mut::<_, u32>(numbers).split_at_mut(groups);
-        let (group_ends, value_ends) = numbers.split_at_mut(groups);
-        let (stems, values) = bytes.split_at_mut(values_at - stems_at);
-        let (older_suffixes, rest) = history.split_at_mut(older);
-        let (older_ends, older_values) = cast_slice_mut::<_, u8>(rest).split_at_mut(older * size_of::<u32>());
-
-        suffixes.copy_from_slice(&parts.suffixes);
-        group_ends.copy_from_slice(&parts.group_ends);
-        value_ends.copy_from_slice(&parts.value_ends);
-        let (base, prefix_rest) = cast_slice_mut::<_, u8>(prefix)[..prefix_len].split_at_mut(parts.base.len());
+        // What the stems have in common besides the base.
+        let extra = self.prefix_len - parts.base.len();
+        let (base, prefix_rest) = of_block.prefix.split_at_mut(parts.base.len());
         base.copy_from_slice(&parts.base);
         prefix_rest.copy_from_slice(&parts.stem(0).0[..extra]);
         if extra == 0 {
-            stems.copy_from_slice(&parts.stems);
-            stem_ends.copy_from_slice(&parts.stem_ends);
+            of_block.stems.copy_from_slice(&parts.stems);
+            of_block.stem_ends.copy_from_slice(&parts.stem_ends);
         } else {
             let mut end = 0;
-            for (group, stem_end) in stem_ends.iter_mut().enumerate() {
+            for (group, stem_end) in of_block.stem_ends.iter_mut().enumerate() {
                 let (stem, is_bare) = parts.stem(group);
-                append(stems, &mut end, &stem[extra..]);
+                append(of_block.stems, &mut end, &stem[extra..]);
                 *stem_end = end as u32 | if is_bare { BARE } else { 0 };
             }
         }
-        for (index, fence) in cast_slice_mut::<_, Fence>(fences).iter_mut().enumerate() {
-            let group = (index + 1) * FENCE_EVERY;
-            let start = (stem_ends[group - 1] & !BARE) as usize;
-            let (stem, is_bare) = parts.stem(group);
-            *fence = [head_of_first(&stem[extra..], (!is_bare).then(|| parts.suffixes[group])), start as u64];
-        }
-        values[..parts.values.len()].copy_from_slice(&parts.values);
-        older_suffixes.copy_from_slice(&parts.older_suffixes);
-        cast_slice_mut(older_ends).copy_from_slice(&parts.older_value_ends);
-        older_values[..parts.older_values.len()].copy_from_slice(&parts.older_values);
+        of_block.suffixes.copy_from_slice(&parts.suffixes);
+        of_block.group_ends.copy_from_slice(&parts.group_ends);
+        of_block.value_ends.copy_from_slice(&parts.value_ends);
+        of_block.values.copy_from_slice(&parts.values);
+        of_block.older_suffixes.copy_from_slice(&parts.older_suffixes);
+        of_block.older_value_ends.copy_from_slice(&parts.older_value_ends);
+        of_block.older_values.copy_from_slice(&parts.older_values);
+        of_block.write_fences();
 
-        let block = Block {
-            words: words.as_slice().into(),
-            entries: (groups + older) as u32,
-            groups: groups as u32,
-            prefix_len: prefix_len as u32,
-            suffixes_at: suffixes_at as u32,
-            stems_at: stems_at as u32,
-            values_at: values_at as u32,
-            history_at: history_at as u32,
-            has_nested_stems: self.has_nested_stems,
-            charge: Arc::new(charge),
-        };
+        let block = layout.block(words.as_slice().into(), self.has_nested_stems, charge);
         let mut first_key = Vec::new();
         block.write_key(0, 0, &mut first_key);
         self.likely_base.clear();
@@ -280,11 +145,6 @@ impl BlockBuilder {
         self.parts.clear();
         self.parts.words = words;
         Ok(())
-    }
-
-    /// What a block of what is here takes.
-    pub(crate) fn used_bytes(&self) -> usize {
-        self.parts.size().bytes(self.prefix_len)
     }
 
     fn is_empty(&self) -> bool {
@@ -311,8 +171,8 @@ impl BlockBuilder {
         Relation { prefix_len, is_nested, is_same: is_nested && !is_bare && last.len() == rest.len() }
     }
 
-    /// Prepares for groups, the first of which has the stem `first`.
-    fn begin_groups(&mut self, first: &[u8], relation: Relation) {
+    /// Prepares for a group with the stem `first`.
+    fn begin_group(&mut self, first: &[u8], relation: Relation) {
         let prefix_len = relation.prefix_len;
         if self.is_empty() {
             self.has_nested_stems = false;
@@ -337,31 +197,6 @@ struct Relation {
     is_same: bool,
 }
 
-/// The greatest number from the start of `range` to its end that `holds`, where it holds for all below; the start, if for none.
-fn last_that(range: Range<usize>, holds: impl Fn(usize) -> bool) -> usize {
-    // Usually all of it.
-    if holds(range.end) {
-        return range.end;
-    }
-    let Range { start: mut low, end: mut high } = range;
-    while low + 1 < high {
-        let middle = low.midpoint(high);
-        if holds(middle) { low = middle } else { high = middle }
-    }
-    low
-}
-
-/// The [`head_of`] a key in two parts.
-fn head_of_first(stem: &[u8], suffix: Option<u64>) -> u64 {
-    let mut key = [0; 2 * SUFFIX_LEN];
-    let stem = &stem[..stem.len().min(SUFFIX_LEN)];
-    key[..stem.len()].copy_from_slice(stem);
-    if let Some(suffix) = suffix {
-        key[stem.len()..][..SUFFIX_LEN].copy_from_slice(&suffix.to_be_bytes());
-    }
-    head_of(&key)
-}
-
 impl Drop for BlockBuilder {
     fn drop(&mut self) {
         let mut parts = std::mem::take(&mut self.parts);
@@ -371,10 +206,4 @@ impl Drop for BlockBuilder {
             SPARE_PARTS.set(Some(parts));
         }
     }
-}
-
-/// Puts `bytes` at an offset, and the offset behind them.
-fn append(target: &mut [u8], at: &mut usize, bytes: &[u8]) {
-    target[*at..*at + bytes.len()].copy_from_slice(bytes);
-    *at += bytes.len();
 }

@@ -13,10 +13,10 @@ use loom::sync as checker;
 use shuttle::sync as checker;
 
 #[cfg(feature = "loom")]
-pub(crate) use of_loom::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, OnceLock};
+pub(crate) use of_loom::{AtomicBool, AtomicU64, AtomicUsize, OnceLock};
 #[cfg(not(feature = "loom"))]
 pub(crate) use {
-    shuttle::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize},
+    shuttle::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize},
     std::sync::OnceLock,
 };
 
@@ -159,7 +159,6 @@ mod of_loom {
     }
 
     atomic!(AtomicBool, bool);
-    numeric!(AtomicU8, u8);
     numeric!(AtomicU64, u64);
     numeric!(AtomicUsize, usize);
 

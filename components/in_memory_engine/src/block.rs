@@ -37,7 +37,7 @@ use bytemuck::cast_slice;
 
 pub(crate) use self::{
     builder::BlockBuilder,
-    merger::{BlockMerger, SourceId},
+    merger::{BlockMerger, Source},
 };
 use crate::{
     memory::{Charge, MemoryBudget},
@@ -75,7 +75,7 @@ const BLOCK_BYTES_MAX: usize = 1 << 31;
 
 /// The smallest size at least `bytes` that an allocator hands out without waste: four sizes per power of two, as in
 /// jemalloc.
-pub(crate) fn size_class(bytes: usize) -> usize {
+pub(crate) const fn size_class(bytes: usize) -> usize {
     if bytes <= 64 {
         return bytes.next_multiple_of(16);
     }
@@ -398,16 +398,18 @@ impl Block {
     /// How many groups have a first key `<= rest`, where the common prefix is taken off.
     fn partition_groups(&self, rest: &[u8]) -> usize {
         let Range { start: mut low, end: mut high } = self.between_fences(rest);
+        let first_keys = self.first_keys();
         while low < high {
             let middle = low.midpoint(high);
-            if self.compare_first(middle, rest) == Ordering::Greater { high = middle } else { low = middle + 1 }
+            if first_keys.compare(middle, rest) == Ordering::Greater { high = middle } else { low = middle + 1 }
         }
         low
     }
 
     /// The same if all groups before `group` have; steps from there on, each twice as long as the one before.
     fn partition_groups_near(&self, group: usize, rest: &[u8]) -> usize {
-        let is_above = |group: usize| group >= self.groups() || self.compare_first(group, rest) == Ordering::Greater;
+        let first_keys = self.first_keys();
+        let is_above = |group: usize| group >= self.groups() || first_keys.compare(group, rest) == Ordering::Greater;
         let (mut low, mut step) = (group, 1);
         while !is_above(low + step - 1) {
             low += step;
@@ -455,17 +457,12 @@ impl Block {
         prefetch_lines(&self.older_value_ends()[older.clone()]);
     }
 
-    /// Compares the first key of `group` with `rest`.
-    fn compare_first(&self, group: usize, rest: &[u8]) -> Ordering {
-        let stem = self.stem_rest(group);
-        let common = stem.len().min(rest.len());
-        stem[..common].cmp(&rest[..common]).then_with(|| {
-            if !self.has_suffixes(group) || rest.len() < stem.len() {
-                return stem.len().cmp(&rest.len());
-            }
-            let first = self.first_suffixes()[group].to_be_bytes();
-            first.as_slice().cmp(&rest[common..])
-        })
+    fn first_keys(&self) -> FirstKeys<'_> {
+        FirstKeys {
+            suffixes: self.first_suffixes(),
+            stem_ends: self.stem_ends(),
+            stems: &self.bytes_of()[self.stems_at as usize..],
+        }
     }
 
     #[inline]
@@ -534,5 +531,35 @@ impl Block {
     #[inline]
     fn bytes_of(&self) -> &[u8] {
         cast_slice(&self.words)
+    }
+}
+
+/// The first keys of all groups without what they have in common.
+struct FirstKeys<'a> {
+    suffixes: &'a [u64],
+    stem_ends: &'a [u32],
+    stems: &'a [u8],
+}
+
+impl FirstKeys<'_> {
+    /// Compares that of `group` with `rest`.
+    #[inline]
+    fn compare(&self, group: usize, rest: &[u8]) -> Ordering {
+        let start = if group == 0 { 0 } else { (self.stem_ends[group - 1] & !BARE) as usize };
+        let end = self.stem_ends[group];
+        let stem = &self.stems[start..(end & !BARE) as usize];
+        // Most differ here.
+        if let (Some(left), Some(right)) = (stem.first_chunk(), rest.first_chunk())
+            && left != right
+        {
+            return u64::from_be_bytes(*left).cmp(&u64::from_be_bytes(*right));
+        }
+        let common = stem.len().min(rest.len());
+        stem[..common].cmp(&rest[..common]).then_with(|| {
+            if end & BARE != 0 || rest.len() < stem.len() {
+                return stem.len().cmp(&rest.len());
+            }
+            self.suffixes[group].to_be_bytes().as_slice().cmp(&rest[common..])
+        })
     }
 }

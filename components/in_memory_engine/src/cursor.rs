@@ -131,7 +131,7 @@ impl RegionCacheIterator {
                 (group, block.group(group), version, block.value_range(version))
             }
             At::Delta(node) => {
-                let key = leaf.delta().change(node).key();
+                let key = leaf.delta().change(node).key;
                 if key < self.lower.as_slice() || key >= self.upper.as_slice() {
                     self.position = None;
                     return false;
@@ -513,7 +513,7 @@ impl Iterator for RegionCacheIterator {
         let position = self.position.as_ref().expect("the caller must check that the cursor is valid");
         match position.at {
             At::Block(_) => position.leaf.block().value_at(position.value.clone()),
-            At::Delta(node) => position.leaf.delta().change(node).value(),
+            At::Delta(node) => position.leaf.delta().change(node).value.expect("a cursor is not on a deletion"),
         }
     }
 }

@@ -18,8 +18,8 @@ use engine_traits::Cf;
 use txn_types::{Key, TimeStamp};
 
 use crate::{
-    block::{BLOCK_BYTES, Block, BlockMerger, Entries, KeyedBlock, SourceId, SplitKey},
-    delta::Sequence,
+    block::{BLOCK_BYTES, Block, BlockMerger, Entries, KeyedBlock, Source, SplitKey},
+    delta::{Change, Sequence},
     directory::{Directory, Place},
     garbage::{Collector, Verdict},
     leaf::Leaf,
@@ -111,7 +111,7 @@ impl Family {
             place = self.directory.find(key);
             is_folded = true;
         }
-        self.bytes += self.directory.leaf(place).delta().append(sequence, key, value)?;
+        self.bytes += self.directory.leaf(place).delta().append(sequence, Change { key, value })?;
         Ok(is_folded)
     }
 
@@ -177,20 +177,22 @@ impl Family {
         let directory = Arc::make_mut(&mut self.directory);
         let leaf = directory.leaf(place).clone();
         let next = directory.next(place).map(|next| (next, directory.leaf(next).clone()));
+        let source = Source::new(leaf.block());
+        let next_source = next.as_ref().map(|(_, next)| Source::new(next.block()));
         let mut fold = Fold {
-            merger: BlockMerger::new(is_versioned(self.cf)),
+            merger: BlockMerger::new(is_versioned(self.cf), leaf.delta().len()),
             collector: collector(self.cf, safe_point),
             key: Vec::new(),
             garbage,
         };
         let mut old_bytes = leaf.bytes();
-        fold.add(&leaf, next.as_ref().map(|(_, next)| next.bound()))?;
+        fold.add(&leaf, &source, next.as_ref().map(|(_, next)| next.bound()))?;
         if fold.merger.bytes() <= LEAF_BYTES_MIN
-            && let Some((next_place, next)) = &next
+            && let (Some((next_place, next)), Some(next_source)) = (&next, &next_source)
             && fold.merger.bytes() + next.block().bytes() + next.delta().bytes() <= LEAVES_BYTES_MAX
         {
             let behind = directory.next(*next_place).map(|behind| directory.bound(behind).to_vec());
-            fold.add(next, behind.as_deref())?;
+            fold.add(next, next_source, behind.as_deref())?;
             old_bytes += next.bytes();
             directory.replace(*next_place, Vec::new());
         }
@@ -233,40 +235,40 @@ struct Fold<'a, 'g> {
 }
 
 impl<'a> Fold<'a, '_> {
-    /// Adds all of `leaf`, behind which a leaf with the bound `next` follows.
-    fn add(&mut self, leaf: &'a Leaf, next: Option<&[u8]>) -> Result<(), OverCapacity> {
+    /// Adds all of `leaf`, whose block is `source`, and behind which a leaf with the bound `next` follows.
+    fn add(&mut self, leaf: &'a Leaf, source: &'a Source<'a>, next: Option<&[u8]>) -> Result<(), OverCapacity> {
         let (block, delta) = (leaf.block(), leaf.delta());
         block.prefetch_all();
         delta.prefetch_changes();
-        let from = self.merger.source(block, delta.len());
         let mut left = leaf.entries();
         let mut group = block.group_of(left.start);
         let mut near = 0;
-        for node in delta.sorted(Sequence::MAX) {
-            let change = delta.change(node);
+        for Change { key, value } in delta.sorted(Sequence::MAX) {
             let place;
-            (place, near) = leaf.place_near(near, change.key(), &left);
-            group = self.add_run(from, block, group, left.start..place.start, next);
-            if !change.is_deletion() && self.is_kept(change.key(), change.value(), next) {
-                self.merger.push(from, change.key(), change.value())?;
+            (place, near) = leaf.place_near(near, key, &left);
+            group = self.add_run(source, block, group, left.start..place.start, next);
+            if let Some(value) = value
+                && self.is_kept(key, value, next)
+            {
+                self.merger.push(source, key, value)?;
             }
             left.start = place.end;
         }
-        self.add_run(from, block, group, left, next);
+        self.add_run(source, block, group, left, next);
         Ok(())
     }
 
     /// Adds entries of a block, the first of which is in `group` or the next one; returns the group of the last.
     fn add_run(
         &mut self,
-        from: SourceId,
+        source: &'a Source<'a>,
         block: &Block,
         mut group: usize,
         entries: Entries,
         next: Option<&[u8]>,
     ) -> usize {
         if self.collector.is_none() || entries.is_empty() {
-            return self.merger.push_run(from, group, entries);
+            return self.merger.push_run(source, group, entries);
         }
         let mut key = std::mem::take(&mut self.key);
         let mut kept = entries.start..entries.start;
@@ -277,14 +279,14 @@ impl<'a> Fold<'a, '_> {
             }
             block.write_key(of_group, entry, &mut key);
             if !self.is_kept(&key, block.value(block.version(of_group, entry)), next) {
-                group = self.merger.push_run(from, group, kept);
+                group = self.merger.push_run(source, group, kept);
                 kept = entry + 1..entry + 1;
             } else {
                 kept.end = entry + 1;
             }
         }
         self.key = key;
-        self.merger.push_run(from, group, kept)
+        self.merger.push_run(source, group, kept)
     }
 
     /// Whether an entry is no garbage; notes down what goes with it.

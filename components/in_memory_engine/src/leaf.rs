@@ -15,14 +15,14 @@
 use std::sync::Arc;
 
 use crate::{
-    block::{Block, Entries},
+    block::{Block, Entries, size_class},
     delta::{CHANGES_MAX, Delta, Node, Sequence},
     memory::{Charge, MemoryBudget, OverCapacity},
 };
 
 /// What a leaf takes besides its block and its changes: this structure, its bound, and its place in the directory. The
 /// directory keeps the bound once more, and its first bytes.
-const LEAF_BYTES: usize = 472;
+const LEAF_BYTES: usize = size_class(size_of::<Leaf>() + 2 * size_of::<usize>()) + 152;
 
 /// Bytes of changes above which a leaf is folded: with large values, long before it has gathered
 /// [`CHANGES_MAX`] changes.
@@ -63,7 +63,7 @@ impl Leaf {
         budget: &Arc<MemoryBudget>,
     ) -> Result<Self, OverCapacity> {
         let charge = Charge::new(budget.clone());
-        charge.resize(LEAF_BYTES + 2 * bound.len() + block.prefix().len())?;
+        charge.resize(LEAF_BYTES + 2 * bound.len())?;
         let delta = Delta::new(block.prefix(), budget.clone());
         Ok(Self { bound, block, entries, delta, charge })
     }
@@ -115,10 +115,9 @@ impl Leaf {
         let block = if entries.is_empty() { Block::empty(budget.clone()) } else { self.block.clone() };
         let entries = if entries.is_empty() { 0..0 } else { entries };
         let cut = Self::new(bound, block, entries, budget)?;
-        for node in self.delta.sorted(sequence) {
-            let change = self.delta.change(node);
-            if change.key() >= start && change.key() < end {
-                cut.delta.append(sequence, change.key(), (!change.is_deletion()).then(|| change.value()))?;
+        for change in self.delta.sorted(sequence) {
+            if change.key >= start && change.key < end {
+                cut.delta.append(sequence, change)?;
             }
         }
         Ok(cut)
@@ -126,7 +125,7 @@ impl Leaf {
 
     pub(crate) fn get(&self, key: &[u8], sequence: Sequence) -> Option<&[u8]> {
         if let Some(change) = self.delta.find(key, sequence) {
-            return (!change.is_deletion()).then(|| change.value());
+            return change.value;
         }
         let (_, version) = self.block.find(key).filter(|(entry, _)| self.entries.contains(entry))?;
         Some(self.block.value(version))
@@ -169,11 +168,11 @@ impl Leaf {
     fn forward(&self, sequence: Sequence, within: &Entries, mut entry: usize, mut node: Option<Node>) -> Option<Spot> {
         while let Some(changed) = node {
             let change = self.delta.change(changed);
-            let Entries { start: at, end: behind } = self.place_of(change.key(), within);
+            let Entries { start: at, end: behind } = self.place_of(change.key, within);
             if entry < at {
                 return Some(Spot { at: At::Block(entry), run: entry..at });
             }
-            if !change.is_deletion() {
+            if change.value.is_some() {
                 return Some(Spot { at: At::Delta(changed), run: behind..behind });
             }
             entry = behind;
@@ -186,15 +185,15 @@ impl Leaf {
     fn backward(&self, sequence: Sequence, within: &Entries, mut end: usize, mut node: Option<Node>) -> Option<Spot> {
         while let Some(changed) = node {
             let change = self.delta.change(changed);
-            let Entries { start: at, end: behind } = self.place_of(change.key(), within);
+            let Entries { start: at, end: behind } = self.place_of(change.key, within);
             if behind < end {
                 return Some(Spot { at: At::Block(end - 1), run: behind..end });
             }
-            if !change.is_deletion() {
+            if change.value.is_some() {
                 return Some(Spot { at: At::Delta(changed), run: behind..behind });
             }
             end = at;
-            node = self.delta.seek_before(change.key(), sequence);
+            node = self.delta.seek_before(change.key, sequence);
         }
         (within.start < end).then(|| Spot { at: At::Block(end - 1), run: within.start..end })
     }

@@ -443,15 +443,15 @@ fn a_load_that_would_cross_the_capacity_fails_and_leaves_nothing() {
 
 #[test]
 fn a_write_that_would_cross_the_capacity_evicts_the_region_that_cannot_take_it() {
-    let engine = engine_with_capacity(10_000);
+    let engine = engine_with_capacity(20_000);
     load(&engine, &pieces()[0]);
     load(&engine, &pieces()[1]);
-    put(&engine, b"za1", &[0; 2000]);
-    put(&engine, b"zd1", &[0; 2000]);
-    put(&engine, b"za2", &[0; 5000]);
+    put(&engine, b"za1", &[0; 4000]);
+    put(&engine, b"zd1", &[0; 4000]);
+    put(&engine, b"za2", &[0; 10_000]);
     assert_eq!((state(&engine, 2), state(&engine, 1)), (None, Some(RegionState::Active)));
     assert!(check_equals_disk(&engine, &pieces()[1]));
-    assert_eq!(engine.get_value(Cf::Default, b"za2").unwrap(), Some(vec![0; 5000]));
+    assert_eq!(engine.get_value(Cf::Default, b"za2").unwrap(), Some(vec![0; 10_000]));
 }
 
 #[test]

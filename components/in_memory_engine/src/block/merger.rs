@@ -16,6 +16,7 @@ use std::{cmp::Ordering, ops::Range, sync::Arc};
 use super::{
     BARE, BLOCK_BYTES, BLOCK_BYTES_MAX, Block, Entries, HEADER_BYTES, KeyedBlock, SplitKey,
     layout::{Layout, PartsMut, Size, append},
+    parts,
 };
 use crate::memory::{MemoryBudget, OverCapacity};
 
@@ -23,7 +24,6 @@ use crate::memory::{MemoryBudget, OverCapacity};
 #[derive(Debug)]
 pub(crate) struct BlockMerger<'a> {
     is_versioned: bool,
-    sources: Vec<Source<'a>>,
     pieces: Vec<Piece<'a>>,
     /// The last group that has been added to.
     last: Option<Group<'a>>,
@@ -33,8 +33,8 @@ pub(crate) struct BlockMerger<'a> {
 }
 
 /// The parts of a block that pieces are taken from.
-#[derive(Clone, Copy, Debug)]
-struct Source<'a> {
+#[derive(Debug)]
+pub(crate) struct Source<'a> {
     prefix: &'a [u8],
     has_nested_stems: bool,
     suffixes: &'a [u64],
@@ -52,13 +52,13 @@ struct Source<'a> {
 #[derive(Clone, Debug)]
 enum Piece<'a> {
     /// Whole groups of a source, with what the first stem is to the one before. No stem begins with another.
-    Groups { of: usize, groups: Range<usize>, kinship: Kinship },
+    Groups { of: &'a Source<'a>, groups: Range<usize>, kinship: Kinship },
     /// The first entry of a group.
     First { group: Group<'a>, suffix: u64, value: &'a [u8], kinship: Kinship },
     /// Another entry of the last group.
     Older { suffix: u64, value: &'a [u8] },
     /// The same for a part of the history of a source.
-    History { of: usize, older: Range<usize> },
+    History { of: &'a Source<'a>, older: Range<usize> },
 }
 
 /// What all keys of a group begin with.
@@ -85,69 +85,52 @@ enum Kinship {
     Same,
 }
 
-/// Which block entries are taken from; see [`BlockMerger::source`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SourceId(usize);
-
 impl<'a> BlockMerger<'a> {
-    pub(crate) fn new(is_versioned: bool) -> Self {
-        Self {
-            is_versioned,
-            sources: Vec::new(),
-            pieces: Vec::new(),
-            last: None,
-            size: Size::default(),
-            target_bytes: BLOCK_BYTES - HEADER_BYTES,
-        }
+    /// For about so many entries besides those of sources.
+    pub(crate) fn new(is_versioned: bool, entries: usize) -> Self {
+        // Each is a piece, with the newer versions of its user key, older ones, and other user keys in between.
+        let pieces = Vec::with_capacity(4 * entries + 4);
+        let target_bytes = BLOCK_BYTES - HEADER_BYTES;
+        Self { is_versioned, pieces, last: None, size: Size::default(), target_bytes }
     }
 
-    /// Entries of `block` will be added, with about so many others.
-    pub(crate) fn source(&mut self, block: &'a Block, others: usize) -> SourceId {
-        self.pieces.reserve(4 * others + 4);
-        self.sources.push(Source::new(block));
-        SourceId(self.sources.len() - 1)
-    }
-
-    /// Adds an entry near those of the source; its key must be greater than all before.
+    /// Adds an entry near those of `source`; its key must be greater than all before.
     ///
     /// # Errors
     /// When no block can have it.
-    pub(crate) fn push(&mut self, near: SourceId, key: &'a [u8], value: &'a [u8]) -> Result<(), OverCapacity> {
+    pub(crate) fn push(&mut self, source: &Source<'a>, key: &'a [u8], value: &'a [u8]) -> Result<(), OverCapacity> {
         let SplitKey { stem, suffix } = SplitKey::new(key, self.is_versioned);
         if Size::of_first(stem.len(), value).bytes(0) >= BLOCK_BYTES_MAX {
             return Err(OverCapacity);
         }
-        let prefix = self.sources[near.0].prefix;
-        let stem = match stem.strip_prefix(prefix) {
-            Some(rest) => Stem { prefix, rest },
+        let stem = match stem.strip_prefix(source.prefix) {
+            Some(rest) => Stem { prefix: source.prefix, rest },
             None => Stem { prefix: &[], rest: stem },
         };
         self.push_entry(Group { stem, is_bare: suffix.is_none() }, suffix.unwrap_or_default(), value);
         Ok(())
     }
 
-    /// Adds some entries of a source, the first of which is in `group` or behind; all keys must be greater than those before.
+    /// Adds some entries of `source`, the first of which is in `group` or behind; all keys must be greater than those before.
     /// Returns a group to go on with.
-    pub(crate) fn push_run(&mut self, from: SourceId, mut group: usize, entries: Entries) -> usize {
-        let of = from.0;
-        let source = self.sources[of];
+    pub(crate) fn push_run(&mut self, source: &'a Source<'a>, mut group: usize, entries: Entries) -> usize {
         let mut next = entries.start;
         while next < entries.end {
-            while next >= source.entries(group).end {
+            while next >= source.group_ends[group] as usize {
                 group += 1;
             }
             let whole = source.entries(group);
-            let kinship = if next == whole.start { self.kinship(source.group_of(group)) } else { Kinship::Same };
             let last = source.last_group(group, entries.end);
-            if next > whole.start || kinship == Kinship::Same || source.has_nested_stems || last == group {
+            let kinship = self.kinship(source.group_of(group));
+            if next > whole.start || last == group || kinship == Kinship::Same || source.has_nested_stems {
                 // One that begins before, or ends behind, or is the last one's.
                 let end = whole.end.min(entries.end);
-                self.push_versions(of, group, next..end);
+                self.push_versions(source, group, next..end);
                 next = end;
             } else {
-                self.push_groups(of, group..last, kinship);
-                next = source.entries(last - 1).end;
+                self.push_groups(source, group..last, kinship);
                 group = last - 1;
+                next = source.group_ends[group] as usize;
             }
         }
         group
@@ -155,23 +138,26 @@ impl<'a> BlockMerger<'a> {
 
     /// What a block of all this takes.
     pub(crate) fn bytes(&self) -> usize {
-        self.size.bytes(self.prefix_len(&self.pieces))
+        self.size.bytes(prefix_len(&self.pieces))
     }
 
     /// The blocks, as few as possible and evenly filled.
     ///
     /// # Errors
     /// When there is no memory for them.
-    pub(crate) fn finish(mut self, budget: &Arc<MemoryBudget>) -> Result<Vec<KeyedBlock>, OverCapacity> {
-        let pieces = std::mem::take(&mut self.pieces);
-        let prefix_len = self.prefix_len(&pieces);
+    pub(crate) fn finish(self, budget: &Arc<MemoryBudget>) -> Result<Vec<KeyedBlock>, OverCapacity> {
+        let prefix_len = prefix_len(&self.pieces);
         let bytes = self.size.bytes(prefix_len);
-        let lists = match bytes.div_ceil(self.target_bytes) {
-            0 | 1 => vec![pieces],
-            // A little more, so that a few bytes too many do not make another block.
-            blocks => self.divide(pieces, prefix_len, bytes / blocks + bytes / blocks / 16),
-        };
-        lists.iter().filter(|pieces| !pieces.is_empty()).map(|pieces| self.write(pieces, budget)).collect()
+        match bytes.div_ceil(self.target_bytes) {
+            _ if self.pieces.is_empty() => Ok(Vec::new()),
+            0 | 1 => Ok(vec![write(&self.pieces, Layout { size: self.size, prefix_len }, budget)?]),
+            blocks => {
+                // A little more, so that a few bytes too many do not make another block.
+                let lists = divide(self.pieces, prefix_len, bytes / blocks + bytes / blocks / 16);
+                let layout = |pieces: &[Piece<'_>], size: Size| Layout { size, prefix_len: self::prefix_len(pieces) };
+                lists.iter().map(|(pieces, size)| write(pieces, layout(pieces, *size), budget)).collect()
+            }
+        }
     }
 
     fn kinship(&self, next: Group<'_>) -> Kinship {
@@ -191,8 +177,7 @@ impl<'a> BlockMerger<'a> {
     }
 
     /// Adds entries of one group.
-    fn push_versions(&mut self, of: usize, group: usize, entries: Entries) {
-        let source = self.sources[of];
+    fn push_versions(&mut self, source: &'a Source<'a>, group: usize, entries: Entries) {
         let key = source.group_of(group);
         let whole = source.entries(group);
         // As many entries as groups up to this one are first ones.
@@ -208,161 +193,157 @@ impl<'a> BlockMerger<'a> {
         }
         if !older.is_empty() {
             self.size = self.size.and(source.size_of_older(&older));
-            self.pieces.push(Piece::History { of, older });
+            self.pieces.push(Piece::History { of: source, older });
         }
     }
 
-    fn push_groups(&mut self, of: usize, groups: Range<usize>, kinship: Kinship) {
-        let source = &self.sources[of];
+    fn push_groups(&mut self, source: &'a Source<'a>, groups: Range<usize>, kinship: Kinship) {
         self.size = self.size.and(source.size(&groups));
         self.last = Some(source.group_of(groups.end - 1));
-        self.pieces.push(Piece::Groups { of, groups, kinship });
-    }
-
-    /// Divides the pieces into lists for blocks of at most about `bytes` each.
-    fn divide(&self, pieces: Vec<Piece<'a>>, prefix_len: usize, bytes: usize) -> Vec<Vec<Piece<'a>>> {
-        let mut lists = Vec::new();
-        let mut list = Vec::new();
-        let mut used = Size::default();
-        let mut last = None;
-        let mut left: Vec<_> = pieces.into_iter().rev().collect();
-        while let Some(piece) = left.pop() {
-            let count = piece.count();
-            let fits = |count: usize| used.and(self.size_of(&piece, count)).bytes(prefix_len) <= bytes;
-            let taken = last_that(0..count, fits);
-            match piece {
-                Piece::Groups { of, groups, kinship } if taken < count => {
-                    // Of the first one that does not fit, the newest versions may.
-                    let Range { start, end } = groups;
-                    let cut = start + taken;
-                    if cut + 1 < end {
-                        left.push(Piece::Groups { of, groups: cut + 1..end, kinship: Kinship::None });
-                    }
-                    let source = &self.sources[of];
-                    let older = source.histories(&(cut..cut + 1));
-                    if !older.is_empty() {
-                        left.push(Piece::History { of, older });
-                    }
-                    let (group, (suffix, value)) = (source.group_of(cut), source.first(cut));
-                    let kinship_of_first = if taken == 0 { kinship } else { Kinship::None };
-                    left.push(Piece::First { group, suffix, value, kinship: kinship_of_first });
-                    if taken > 0 {
-                        left.push(Piece::Groups { of, groups: start..cut, kinship });
-                    }
-                }
-                Piece::History { of, older } if (1..count).contains(&taken) => {
-                    let cut = older.start + taken;
-                    left.push(Piece::History { of, older: cut..older.end });
-                    left.push(Piece::History { of, older: older.start..cut });
-                }
-                whole if taken == count || list.is_empty() => {
-                    used = used.and(self.size_of(&whole, count));
-                    last = self.last_group(&whole).or(last);
-                    list.push(whole);
-                }
-                other => {
-                    lists.push(std::mem::take(&mut list));
-                    used = Size::default();
-                    left.push(other);
-                    self.begin_group(&mut left, last);
-                }
-            }
-        }
-        lists.push(list);
-        lists
-    }
-
-    /// Has what is left, the last piece first, begin with the first entry of a group; it is that of `last` if it does not.
-    fn begin_group(&self, left: &mut Vec<Piece<'a>>, last: Option<Group<'a>>) {
-        let Some(group) = last else { return };
-        let (suffix, value) = match left.pop() {
-            Some(Piece::Older { suffix, value }) => (suffix, value),
-            Some(Piece::History { of, older: Range { start, end } }) => {
-                if start + 1 < end {
-                    left.push(Piece::History { of, older: start + 1..end });
-                }
-                self.sources[of].older(start)
-            }
-            other => return left.extend(other),
-        };
-        left.push(Piece::First { group, suffix, value, kinship: Kinship::None });
-    }
-
-    /// The first group that a piece begins, if it begins one.
-    fn first_group(&self, piece: &Piece<'a>) -> Option<Group<'a>> {
-        match piece {
-            Piece::Groups { of, groups, .. } => Some(self.sources[*of].group_of(groups.start)),
-            Piece::First { group, .. } => Some(*group),
-            Piece::Older { .. } | Piece::History { .. } => None,
-        }
-    }
-
-    /// The last one.
-    fn last_group(&self, piece: &Piece<'a>) -> Option<Group<'a>> {
-        match piece {
-            Piece::Groups { of, groups, .. } => Some(self.sources[*of].group_of(groups.end - 1)),
-            other => self.first_group(other),
-        }
-    }
-
-    /// The size of the first so many parts of a piece.
-    fn size_of(&self, piece: &Piece<'_>, count: usize) -> Size {
-        match piece {
-            _ if count == 0 => Size::default(),
-            Piece::Groups { of, groups, .. } => self.sources[*of].size(&(groups.start..groups.start + count)),
-            Piece::First { group, value, .. } => Size::of_first(group.stem.len(), value),
-            Piece::Older { value, .. } => Size::of_older(value),
-            Piece::History { of, older } => self.sources[*of].size_of_older(&(older.start..older.start + count)),
-        }
-    }
-
-    /// How much all stems of the groups that some pieces begin have in common.
-    fn prefix_len(&self, pieces: &[Piece<'a>]) -> usize {
-        let Some(first) = pieces.first().and_then(|piece| self.first_group(piece)) else { return 0 };
-        let common = |group: Group<'_>| common_prefix_len(first.stem, group.stem);
-        if !pieces.iter().any(Piece::is_nested) {
-            // They are in order then, and what the first and the last one have in common all have.
-            let last = pieces.iter().rev().find_map(|piece| self.last_group(piece));
-            return last.map_or(0, common);
-        }
-        let ends = pieces.iter().flat_map(|piece| [self.first_group(piece), self.last_group(piece)]);
-        ends.flatten().map(common).min().unwrap_or_default()
-    }
-
-    /// Makes a block of some pieces, the first of which begins a group.
-    fn write(&self, pieces: &[Piece<'a>], budget: &Arc<MemoryBudget>) -> Result<KeyedBlock, OverCapacity> {
-        let size = pieces.iter().map(|piece| self.size_of(piece, piece.count())).fold(Size::default(), Size::and);
-        let layout = Layout { size, prefix_len: self.prefix_len(pieces) };
-        let (charge, len) = layout.reserve(budget)?;
-        let mut words: Arc<[u64]> = std::iter::repeat_n(0, len).collect();
-        let mut parts = layout.parts(Arc::get_mut(&mut words).expect("nobody else has it yet"));
-        let first = pieces.first().and_then(|piece| self.first_group(piece)).expect("a block has a group");
-        parts.prefix.iter_mut().zip(first.stem.bytes()).for_each(|(to, byte)| *to = byte);
-
-        let mut writer = Writer::new(&mut parts);
-        for piece in pieces {
-            match piece {
-                Piece::Groups { of, groups, .. } => writer.push_groups(&self.sources[*of], groups),
-                Piece::First { group, suffix, value, .. } => writer.push_first(*group, *suffix, value),
-                Piece::Older { suffix, value } => writer.push_older(*suffix, value),
-                Piece::History { of, older } => writer.push_history(&self.sources[*of], older),
-            }
-        }
-        parts.write_fences();
-        let block = layout.block(words, pieces[1..].iter().any(Piece::is_nested), charge);
-        let mut first_key = Vec::new();
-        block.write_key(0, 0, &mut first_key);
-        Ok((first_key.into(), block))
+        self.pieces.push(Piece::Groups { of: source, groups, kinship });
     }
 }
 
-impl Piece<'_> {
+/// Divides pieces into lists for blocks of at most about `bytes` each.
+fn divide(pieces: Vec<Piece<'_>>, prefix_len: usize, bytes: usize) -> Vec<(Vec<Piece<'_>>, Size)> {
+    let mut lists = Vec::new();
+    let mut list = Vec::with_capacity(pieces.len());
+    let mut used = Size::default();
+    let mut last = None;
+    let mut left = pieces;
+    left.reverse();
+    while let Some(piece) = left.pop() {
+        let count = piece.count();
+        let fits = |count: usize| used.and(piece.size(count)).bytes(prefix_len) <= bytes;
+        let taken = last_that(0..count, fits);
+        match piece {
+            Piece::Groups { of, groups: Range { start, end }, kinship } if taken < count => {
+                // Of the first one that does not fit, the newest versions may.
+                let cut = start + taken;
+                if cut + 1 < end {
+                    left.push(Piece::Groups { of, groups: cut + 1..end, kinship: Kinship::None });
+                }
+                let older = of.histories(&(cut..cut + 1));
+                if !older.is_empty() {
+                    left.push(Piece::History { of, older });
+                }
+                let (group, (suffix, value)) = (of.group_of(cut), of.first(cut));
+                let kinship_of_first = if taken == 0 { kinship } else { Kinship::None };
+                left.push(Piece::First { group, suffix, value, kinship: kinship_of_first });
+                if taken > 0 {
+                    left.push(Piece::Groups { of, groups: start..cut, kinship });
+                }
+            }
+            Piece::History { of, older } if (1..count).contains(&taken) => {
+                let cut = older.start + taken;
+                left.push(Piece::History { of, older: cut..older.end });
+                left.push(Piece::History { of, older: older.start..cut });
+            }
+            whole if taken == count || list.is_empty() => {
+                used = used.and(whole.size(count));
+                last = whole.last_group().or(last);
+                list.push(whole);
+            }
+            other => {
+                lists.push((std::mem::take(&mut list), used));
+                used = Size::default();
+                left.push(other);
+                begin_group(&mut left, last);
+            }
+        }
+    }
+    lists.push((list, used));
+    lists
+}
+
+/// Has what is left, the last piece first, begin with the first entry of a group; it is that of `last` if it does not.
+fn begin_group<'a>(left: &mut Vec<Piece<'a>>, last: Option<Group<'a>>) {
+    let Some(group) = last else { return };
+    let (suffix, value) = match left.pop() {
+        Some(Piece::Older { suffix, value }) => (suffix, value),
+        Some(Piece::History { of, older: Range { start, end } }) => {
+            if start + 1 < end {
+                left.push(Piece::History { of, older: start + 1..end });
+            }
+            of.older(start)
+        }
+        other => return left.extend(other),
+    };
+    left.push(Piece::First { group, suffix, value, kinship: Kinship::None });
+}
+
+/// How much all stems of the groups that some pieces begin have in common.
+fn prefix_len(pieces: &[Piece<'_>]) -> usize {
+    let Some(first) = pieces.first().and_then(Piece::first_group) else { return 0 };
+    let common = |group: Group<'_>| common_prefix_len(first.stem, group.stem);
+    if !pieces.iter().any(Piece::is_nested) {
+        // They are in order then, and what the first and the last one have in common all have.
+        let last = pieces.iter().rev().find_map(Piece::last_group);
+        return last.map_or(0, common);
+    }
+    let ends = pieces.iter().flat_map(|piece| [piece.first_group(), piece.last_group()]);
+    ends.flatten().map(common).min().unwrap_or_default()
+}
+
+/// Makes a block of some pieces, the first of which begins a group.
+fn write(pieces: &[Piece<'_>], layout: Layout, budget: &Arc<MemoryBudget>) -> Result<KeyedBlock, OverCapacity> {
+    let (charge, len) = layout.reserve(budget)?;
+    let mut words: Arc<[u64]> = std::iter::repeat_n(0, len).collect();
+    let mut parts = layout.parts(Arc::get_mut(&mut words).expect("nobody else has it yet"));
+    let first = pieces.first().and_then(Piece::first_group).expect("a block has a group");
+    parts.prefix.iter_mut().zip(first.stem.bytes()).for_each(|(to, byte)| *to = byte);
+
+    let mut writer = Writer::new(&mut parts);
+    for piece in pieces {
+        match piece {
+            Piece::Groups { of, groups, .. } => writer.push_groups(of, groups),
+            Piece::First { group, suffix, value, .. } => writer.push_first(*group, *suffix, value),
+            Piece::Older { suffix, value } => writer.push_older(*suffix, value),
+            Piece::History { of, older } => writer.push_history(of, older),
+        }
+    }
+    parts.write_fences();
+    let block = layout.block(words, pieces[1..].iter().any(Piece::is_nested), charge);
+    let mut first_key = Vec::new();
+    block.write_key(0, 0, &mut first_key);
+    Ok((first_key.into(), block))
+}
+
+impl<'a> Piece<'a> {
     /// Into how many parts it can be cut.
     fn count(&self) -> usize {
         match self {
             Piece::Groups { groups, .. } => groups.len(),
             Piece::History { older, .. } => older.len(),
             Piece::First { .. } | Piece::Older { .. } => 1,
+        }
+    }
+
+    /// The size of the first so many parts.
+    fn size(&self, count: usize) -> Size {
+        match self {
+            _ if count == 0 => Size::default(),
+            Piece::Groups { of, groups, .. } => of.size(&(groups.start..groups.start + count)),
+            Piece::First { group, value, .. } => Size::of_first(group.stem.len(), value),
+            Piece::Older { value, .. } => Size::of_older(value),
+            Piece::History { of, older } => of.size_of_older(&(older.start..older.start + count)),
+        }
+    }
+
+    /// The first group that it begins, if it begins one.
+    fn first_group(&self) -> Option<Group<'a>> {
+        match self {
+            Piece::Groups { of, groups, .. } => Some(of.group_of(groups.start)),
+            Piece::First { group, .. } => Some(*group),
+            Piece::Older { .. } | Piece::History { .. } => None,
+        }
+    }
+
+    /// The last one.
+    fn last_group(&self) -> Option<Group<'a>> {
+        match self {
+            Piece::Groups { of, groups, .. } => Some(of.group_of(groups.end - 1)),
+            other => other.first_group(),
         }
     }
 
@@ -375,7 +356,7 @@ impl Piece<'_> {
 }
 
 impl<'a> Source<'a> {
-    fn new(block: &'a Block) -> Self {
+    pub(crate) fn new(block: &'a Block) -> Self {
         Self {
             prefix: block.prefix(),
             has_nested_stems: block.has_nested_stems(),
@@ -413,9 +394,16 @@ impl<'a> Source<'a> {
         (self.older_suffixes[older], &self.older_values[self.older_values_of(&(older..older + 1))])
     }
 
-    /// Behind the last group from this one on that ends at or before `entry`.
+    /// Behind the last group from this one on that ends at or before `entry`, which is likely near.
     fn last_group(&self, group: usize, entry: usize) -> usize {
-        group + self.group_ends[group..].partition_point(|end| *end as usize <= entry)
+        let ends = &self.group_ends[group..];
+        let is_before = |end: &u32| *end as usize <= entry;
+        let mut reach = 1;
+        while ends.get(reach).is_some_and(is_before) {
+            reach *= 2;
+        }
+        let (low, high) = (reach / 2, ends.len().min(reach));
+        group + low + ends[low..high].partition_point(is_before)
     }
 
     fn size(&self, groups: &Range<usize>) -> Size {
@@ -464,8 +452,8 @@ impl<'a> Stem<'a> {
 }
 
 fn common_prefix_len(left: Stem<'_>, right: Stem<'_>) -> usize {
-    if left.prefix == right.prefix {
-        return left.prefix.len() + left.rest.iter().zip(right.rest).take_while(|(left, right)| left == right).count();
+    if std::ptr::eq(left.prefix, right.prefix) {
+        return left.prefix.len() + parts::common_prefix_len(left.rest, right.rest);
     }
     left.bytes().zip(right.bytes()).take_while(|(left, right)| left == right).count()
 }

@@ -91,5 +91,13 @@ impl Parts {
 }
 
 pub(super) fn common_prefix_len(left: &[u8], right: &[u8]) -> usize {
-    left.iter().zip(right).take_while(|(left, right)| left == right).count()
+    let (left_words, right_words) = (left.as_chunks().0, right.as_chunks().0);
+    for (index, (left, right)) in left_words.iter().zip(right_words).enumerate() {
+        let difference = u64::from_le_bytes(*left) ^ u64::from_le_bytes(*right);
+        if difference != 0 {
+            return index * size_of::<u64>() + (difference.trailing_zeros() / u8::BITS) as usize;
+        }
+    }
+    let same = left_words.len().min(right_words.len()) * size_of::<u64>();
+    same + left[same..].iter().zip(&right[same..]).take_while(|(left, right)| left == right).count()
 }

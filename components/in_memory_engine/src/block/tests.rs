@@ -98,18 +98,18 @@ proptest! {
 
         // Runs of blocks, and entries in between, make the same blocks.
         let copy_of = |target_bytes: usize| {
-            let mut copy = BlockMerger::new(is_versioned);
+            let sources: Vec<_> = blocks.iter().map(|(_, block)| Source::new(block)).collect();
+            let mut copy = BlockMerger::new(is_versioned, 0);
             copy.target_bytes = target_bytes;
             for (index, (_, block)) in blocks.iter().enumerate() {
-                let from = copy.source(block, 0);
                 let (mut next, mut group) = (0, 0);
                 for (turn, len) in run_lens.iter().cycle().enumerate() {
                     let end = block.entries().min(next + len);
                     if turn % 2 == 0 {
-                        group = copy.push_run(from, group, next..end);
+                        group = copy.push_run(&sources[index], group, next..end);
                     } else {
                         for (key, value) in &listed[index][next..end] {
-                            copy.push(from, key, value).unwrap();
+                            copy.push(&sources[index], key, value).unwrap();
                         }
                     }
                     next = end;

@@ -9,7 +9,7 @@ use std::sync::{
 };
 
 use crate::{
-    delta::{Delta, Node, Sequence},
+    delta::{Change, Delta, Node, Sequence},
     memory::MemoryBudget,
 };
 
@@ -35,18 +35,22 @@ fn play(scene: impl Fn() + Send + Sync + 'static) {
     assert!(orders >= ORDERS_MIN, "only {orders} orders were played");
 }
 
+fn change<'a>(key: &'a [u8], value: Option<&'a [u8]>) -> Change<'a> {
+    Change { key, value }
+}
+
 /// Batch 1 is there before anybody reads: changes of keys `b` and `d`.
 fn delta() -> Arc<Delta> {
     let delta = Delta::new(b"", MemoryBudget::new(usize::MAX));
-    delta.append(1, b"b", Some(b"1")).unwrap();
-    delta.append(1, b"d", Some(b"1")).unwrap();
+    delta.append(1, change(b"b", Some(b"1"))).unwrap();
+    delta.append(1, change(b"d", Some(b"1"))).unwrap();
     Arc::new(delta)
 }
 
 fn visible(delta: &Delta, sequence: Sequence) -> Vec<Row> {
     let row = |node: Node| {
-        let change = delta.change(node);
-        (change.key().to_vec(), (!change.is_deletion()).then(|| change.value().to_vec()))
+        let Change { key, value } = delta.change(node);
+        (key.to_vec(), value.map(<[u8]>::to_vec))
     };
     std::iter::successors(delta.seek(b"", sequence), |node| delta.next(*node, sequence)).map(row).collect()
 }
@@ -63,15 +67,15 @@ fn a_reader_of_an_earlier_batch_sees_that_batch_while_the_next_is_appended() {
         let writer = {
             let delta = delta.clone();
             loom::thread::spawn(move || {
-                delta.append(2, b"c", Some(b"2")).unwrap();
-                delta.append(2, b"b", None).unwrap();
+                delta.append(2, change(b"c", Some(b"2"))).unwrap();
+                delta.append(2, change(b"b", None)).unwrap();
             })
         };
         let reader = {
             let delta = delta.clone();
             loom::thread::spawn(move || {
                 assert_eq!(visible(&delta, 1), [row(b"b", b"1"), row(b"d", b"1")]);
-                let key = |node: Option<Node>| node.map(|node| delta.change(node).key().to_vec());
+                let key = |node: Option<Node>| node.map(|node| delta.change(node).key.to_vec());
                 assert_eq!(key(delta.seek(b"c", 1)), Some(b"d".to_vec()));
             })
         };
@@ -92,8 +96,8 @@ fn a_reader_who_knows_of_a_batch_sees_all_of_it() {
         let writer = {
             let (delta, last) = (delta.clone(), last.clone());
             loom::thread::spawn(move || {
-                delta.append(2, b"a", Some(b"2")).unwrap();
-                delta.append(2, b"c", Some(b"2")).unwrap();
+                delta.append(2, change(b"a", Some(b"2"))).unwrap();
+                delta.append(2, change(b"c", Some(b"2"))).unwrap();
                 last.store(2, Ordering::Release);
             })
         };

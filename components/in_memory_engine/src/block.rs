@@ -189,6 +189,12 @@ impl Block {
         self.group_ends().partition_point(|end| *end as usize <= entry)
     }
 
+    /// The same, where `near` is likely that group or the one before.
+    pub(crate) fn group_near(&self, near: usize, entry: usize) -> usize {
+        let last = self.groups().min(near + 2);
+        (near..last).find(|group| self.group(*group).contains(&entry)).unwrap_or_else(|| self.group_of(entry))
+    }
+
     /// The entries of `group`.
     #[inline]
     pub(crate) fn group(&self, group: usize) -> Entries {
@@ -278,19 +284,18 @@ impl Block {
         }
     }
 
-    /// The entry with this key, or where it would be, as in a binary search.
-    pub(crate) fn search(&self, key: &[u8]) -> Result<usize, usize> {
-        self.search_by(key, |rest| self.partition_groups(rest)).1
+    /// The entry with this key, or where it would be, as in a binary search; with a group to begin with for a greater key.
+    pub(crate) fn search(&self, key: &[u8]) -> (usize, Result<usize, usize>) {
+        prefetch_lines(self.search_head());
+        self.search_by(key, |rest| self.partition_groups(rest))
     }
 
-    /// The same for a key that is not below the first one of `group`, and likely near; with the group to begin with for the
-    /// next greater key.
+    /// The same for a key that is not below the first one of `group`, and likely near.
     pub(crate) fn search_near(&self, group: usize, key: &[u8]) -> (usize, Result<usize, usize>) {
         self.search_by(key, |rest| self.partition_groups_near(group, rest))
     }
 
     fn search_by(&self, key: &[u8], partition: impl FnOnce(&[u8]) -> usize) -> (usize, Result<usize, usize>) {
-        prefetch_lines(self.search_head());
         let prefix = self.prefix();
         let Some(rest) = key.strip_prefix(prefix) else {
             let last = self.groups().saturating_sub(1);
@@ -310,7 +315,7 @@ impl Block {
 
     /// The first entry with a key `>= key`.
     pub(crate) fn lower_bound(&self, key: &[u8]) -> usize {
-        self.search(key).unwrap_or_else(|entry| entry)
+        self.search(key).1.unwrap_or_else(|entry| entry)
     }
 
     /// The entry with this key, and where it is.

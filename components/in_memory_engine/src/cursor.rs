@@ -5,7 +5,8 @@
 //! **How it works.** The cursor is in one leaf, on one entry, and knows the *run* around it: entries of a block within
 //! the bounds with no change in between. Within the run it steps by adding one. At its end the leaf is asked for the
 //! entry behind (or before) the current key, which also tells the next run; a cursor has no direction and can turn at any
-//! time. Behind the last entry of a leaf comes the first of the next one.
+//! time. Behind the last entry of a leaf comes the first of the next one, whose changes are sorted then: who comes from one
+//! leaf to the next will likely go through it.
 //!
 //! To skip the versions of a user key is to go to the next group of the block, however many they are; a scan in reverse finds
 //! the version that it wants in the group that it is in, and leaves it for the one before.
@@ -22,9 +23,10 @@ use engine_traits::{Iterator, Result};
 use crate::{
     RegionCacheSnapshot,
     block::{Entries, SUFFIX_LEN, Version},
+    delta::Node,
     directory::{Directory, Place},
     family::Family,
-    leaf::{At, Leaf, Spot},
+    leaf::{At, Leaf, Spot, View},
     prefetch::prefetch_all,
 };
 
@@ -41,6 +43,8 @@ pub struct RegionCacheIterator {
     lower: Vec<u8>,
     upper: Vec<u8>,
     position: Option<Position>,
+    /// The changes of the leaf that the cursor is in, in the order of their keys; empty if they were not sorted.
+    sorted: Vec<Node>,
     ahead: Option<Ahead>,
     /// What [`seek_forward`](Iterator::seek_forward) has last looked for among the versions of a user key; 0 is nothing.
     sought_suffix: u64,
@@ -62,10 +66,10 @@ struct Position {
     leaf: Arc<Leaf>,
     /// Of the leaf's entries, those within the bounds.
     within: Entries,
-    at: At,
-    run: Entries,
-    /// The group that the entry is in and its entries, if it is in the block.
-    group: usize,
+    /// Where in the leaf the cursor is, and what is around it. [`Spot::near`] is the group that the entry is in, if it is in
+    /// the block.
+    spot: Spot,
+    /// The entries of that group.
     group_entries: Entries,
     /// Which of them the entry is, and where in the block its value is.
     version: Version,
@@ -109,6 +113,7 @@ impl RegionCacheIterator {
             lower,
             upper,
             position: None,
+            sorted: Vec::new(),
             ahead: None,
             sought_suffix: 0,
             key: Vec::new(),
@@ -116,19 +121,19 @@ impl RegionCacheIterator {
         }
     }
 
-    fn sequence(&self) -> u64 {
-        self.source.snapshot.sequence()
+    fn view<'a>(&'a self, leaf: &'a Leaf, within: &'a Entries) -> View<'a> {
+        View { leaf, sequence: self.source.snapshot.sequence(), within, sorted: &self.sorted }
     }
 
     /// Goes to `spot` in the leaf at `place`, unless it is out of bounds.
-    fn go_to(&mut self, place: Place, leaf: Arc<Leaf>, within: Entries, spot: Spot) -> bool {
-        let (group, group_entries, version, value) = match spot.at {
+    fn go_to(&mut self, place: Place, leaf: Arc<Leaf>, within: Entries, mut spot: Spot) -> bool {
+        let (group_entries, version, value) = match spot.at {
             At::Block(entry) => {
                 let block = leaf.block();
-                let group = block.group_of(entry);
-                let version = block.version(group, entry);
-                block.write_key(group, entry, &mut self.key);
-                (group, block.group(group), version, block.value_range(version))
+                spot.near = block.group_near(spot.near, entry);
+                let version = block.version(spot.near, entry);
+                block.write_key(spot.near, entry, &mut self.key);
+                (block.group(spot.near), version, block.value_range(version))
             }
             At::Delta(node) => {
                 let key = leaf.delta().change(node).key;
@@ -138,11 +143,10 @@ impl RegionCacheIterator {
                 }
                 self.key.clear();
                 self.key.extend_from_slice(key);
-                (0, 0..0, Version::First(0), 0..0)
+                (0..0, Version::First(0), 0..0)
             }
         };
-        let Spot { at, run } = spot;
-        self.position = Some(Position { place, leaf, within, at, run, group, group_entries, version, value });
+        self.position = Some(Position { place, leaf, within, spot, group_entries, version, value });
         true
     }
 
@@ -152,7 +156,8 @@ impl RegionCacheIterator {
     }
 
     /// The leaf at `place`, and which of its block's entries are within the bounds.
-    fn enter(&self, place: Place) -> (Arc<Leaf>, Entries) {
+    fn enter(&mut self, place: Place) -> (Arc<Leaf>, Entries) {
+        self.sorted.clear();
         let directory = &self.source.directory;
         let leaf = directory.leaf(place).clone();
         let mut within = leaf.entries();
@@ -165,11 +170,19 @@ impl RegionCacheIterator {
         (leaf, within)
     }
 
+    /// The same for a cursor that comes from the leaf before, and will likely go through this one.
+    fn enter_to_pass(&mut self, place: Place) -> (Arc<Leaf>, Entries) {
+        let (leaf, within) = self.enter(place);
+        leaf.delta().sort(self.source.snapshot.sequence(), &mut self.sorted);
+        self.look_ahead_from(place);
+        (leaf, within)
+    }
+
     /// Goes to the first entry at or behind `target` of the leaf at `place`, or to the first one behind the leaf.
     fn seek_from(&mut self, place: Place, target: Target<'_>) -> bool {
         self.ahead = None;
         let (leaf, within) = self.enter(place);
-        match leaf.seek(self.key_of(target), self.sequence(), &within) {
+        match self.view(&leaf, &within).seek(self.key_of(target)) {
             Some(spot) => self.go_to(place, leaf, within, spot),
             None => self.first_behind(place),
         }
@@ -182,9 +195,8 @@ impl RegionCacheIterator {
             if self.source.directory.bound(place) >= self.upper.as_slice() {
                 break;
             }
-            let (leaf, within) = self.enter(place);
-            if let Some(spot) = leaf.first(self.sequence(), &within) {
-                self.look_ahead_from(place);
+            let (leaf, within) = self.enter_to_pass(place);
+            if let Some(spot) = self.view(&leaf, &within).first() {
                 return self.go_to(place, leaf, within, spot);
             }
             next = self.source.directory.next(place);
@@ -195,8 +207,10 @@ impl RegionCacheIterator {
     /// The cursor comes to the first user key of the leaf at `place`.
     fn look_ahead_from(&mut self, place: Place) {
         let directory = &self.source.directory;
+        directory.leaf(place).delta().prefetch_changes();
         if let Some(next) = directory.next(place) {
             directory.leaf(next).block().prefetch_start();
+            directory.leaf(next).delta().prefetch_numbers();
             if let Some(behind) = directory.next(next) {
                 prefetch_all(directory.leaf(behind).as_ref());
                 directory.prefetch(behind);
@@ -217,7 +231,7 @@ impl RegionCacheIterator {
     fn seek_back_from(&mut self, mut place: Place, target: Target<'_>) -> bool {
         loop {
             let (leaf, within) = self.enter(place);
-            if let Some(spot) = leaf.last_before(self.key_of(target), self.sequence(), &within) {
+            if let Some(spot) = self.view(&leaf, &within).last_before(self.key_of(target)) {
                 return self.go_to(place, leaf, within, spot);
             }
             if self.source.directory.bound(place) <= self.lower.as_slice() {
@@ -254,15 +268,15 @@ impl RegionCacheIterator {
     fn seek_in_group(&mut self, key: &[u8]) -> bool {
         let Some(position) = &mut self.position else { return false };
         let block = position.leaf.block();
-        if matches!(position.at, At::Block(_))
-            && block.has_suffixes(position.group)
+        if matches!(position.spot.at, At::Block(_))
+            && block.has_suffixes(position.spot.near)
             && let Some(suffix) = key.strip_prefix(&self.key[..self.key.len() - SUFFIX_LEN])
         {
-            let target = block.lower_bound_of_suffix(position.group, suffix);
+            let target = block.lower_bound_of_suffix(position.spot.near, suffix);
             // The entry before is below `key`, and no change is in between.
-            let is_first =
-                position.run.start < target && (position.group_entries.start < target || !block.has_nested_stems());
-            if is_first && target < position.group_entries.end.min(position.run.end) {
+            let is_first = position.spot.run.start < target
+                && (position.group_entries.start < target || !block.has_nested_stems());
+            if is_first && target < position.group_entries.end.min(position.spot.run.end) {
                 position.step_to(target, &mut self.key);
                 return true;
             }
@@ -275,10 +289,10 @@ impl RegionCacheIterator {
         let Some(position) = &mut self.position else { return false };
         let block = position.leaf.block();
         let first = position.group_entries.start;
-        let is_before = matches!(position.at, At::Block(_))
-            && block.has_suffixes(position.group)
+        let is_before = matches!(position.spot.at, At::Block(_))
+            && block.has_suffixes(position.spot.near)
             && !block.has_nested_stems()
-            && position.run.start < first
+            && position.spot.run.start < first
             && key == &self.key[..self.key.len() - SUFFIX_LEN];
         if is_before {
             position.step_to(first - 1, &mut self.key);
@@ -292,10 +306,10 @@ impl RegionCacheIterator {
         let Some(position) = &mut self.position else { return false };
         let block = position.leaf.block();
         let next = position.group_entries.end;
-        let is_next = matches!(position.at, At::Block(_))
-            && block.has_suffixes(position.group)
+        let is_next = matches!(position.spot.at, At::Block(_))
+            && block.has_suffixes(position.spot.near)
             && len + SUFFIX_LEN == self.key.len()
-            && next < position.run.end
+            && next < position.spot.run.end
             && !block.has_nested_stems();
         if is_next {
             position.step_to(next, &mut self.key);
@@ -304,6 +318,35 @@ impl RegionCacheIterator {
             }
         }
         is_next
+    }
+
+    /// Goes to what `search` finds in this leaf, or to the first entry behind it.
+    fn leave_run(&mut self, search: impl FnOnce(View<'_>, &Spot, &[u8]) -> Option<Spot>) -> bool {
+        let Some(position) = self.position.take() else { return false };
+        let Position { place, leaf, within, spot, .. } = position;
+        match search(self.view(&leaf, &within), &spot, &self.key) {
+            Some(spot) => self.go_to(place, leaf, within, spot),
+            None => self.first_behind(place),
+        }
+    }
+
+    /// Goes to the first entry at or behind `key`, which is greater than the current one and likely near.
+    fn seek_behind(&mut self, key: &[u8]) -> bool {
+        let directory = &self.source.directory;
+        let is_here = self
+            .position
+            .as_ref()
+            .is_some_and(|position| directory.next(position.place).is_none_or(|next| key < directory.bound(next)));
+        self.ahead = None;
+        if is_here {
+            return self.leave_run(|view, spot, _| view.seek_behind(spot, key));
+        }
+        let place = self.find(key);
+        let (leaf, within) = self.enter_to_pass(place);
+        match self.view(&leaf, &within).seek(key) {
+            Some(spot) => self.go_to(place, leaf, within, spot),
+            None => self.first_behind(place),
+        }
     }
 
     /// Goes behind all keys that begin with the first `len` bytes of the current one.
@@ -316,7 +359,7 @@ impl RegionCacheIterator {
         let found = match target.last_mut() {
             Some(last) => {
                 *last += 1;
-                target.as_slice() < self.upper.as_slice() && self.seek_from(self.find(&target), Target::Key(&target))
+                target.as_slice() < self.upper.as_slice() && self.seek_behind(&target)
             }
             None => false,
         };
@@ -330,26 +373,26 @@ impl Position {
     #[inline]
     fn step_to(&mut self, entry: usize, key: &mut Vec<u8>) {
         let block = self.leaf.block();
-        self.at = At::Block(entry);
+        self.spot.at = At::Block(entry);
         if self.group_entries.contains(&entry) {
-            self.version = Version::new(self.group, &self.group_entries, entry);
+            self.version = Version::new(self.spot.near, &self.group_entries, entry);
             self.value = block.value_range(self.version);
             // A group of several entries has suffixes.
             let at = key.len() - SUFFIX_LEN;
             key[at..].copy_from_slice(&block.suffix(self.version).to_be_bytes());
             return;
         }
-        self.group = if entry == self.group_entries.end {
-            self.group + 1
+        self.spot.near = if entry == self.group_entries.end {
+            self.spot.near + 1
         } else if entry + 1 == self.group_entries.start {
-            self.group - 1
+            self.spot.near - 1
         } else {
             block.group_of(entry)
         };
-        self.group_entries = block.group(self.group);
-        self.version = Version::new(self.group, &self.group_entries, entry);
+        self.group_entries = block.group(self.spot.near);
+        self.version = Version::new(self.spot.near, &self.group_entries, entry);
         self.value = block.value_range(self.version);
-        block.rewrite_key(self.group, self.version, key);
+        block.rewrite_key(self.spot.near, self.version, key);
     }
 }
 
@@ -418,29 +461,19 @@ impl Iterator for RegionCacheIterator {
     #[inline]
     fn next(&mut self) -> Result<bool> {
         let Some(position) = &mut self.position else { return Ok(false) };
-        if let At::Block(entry) = position.at
-            && entry + 1 < position.run.end
+        if let At::Block(entry) = position.spot.at
+            && entry + 1 < position.spot.run.end
         {
             position.step_to(entry + 1, &mut self.key);
             return Ok(true);
         }
-        let sequence = self.source.snapshot.sequence();
-        match position.leaf.after(position.at, &self.key, sequence, &position.within) {
-            Some(spot) => {
-                let (place, leaf, within) = (position.place, position.leaf.clone(), position.within.clone());
-                Ok(self.go_to(place, leaf, within, spot))
-            }
-            None => {
-                let place = position.place;
-                Ok(self.first_behind(place))
-            }
-        }
+        Ok(self.leave_run(|view, spot, key| view.behind(spot, key)))
     }
 
     fn prev(&mut self) -> Result<bool> {
         let Some(position) = &mut self.position else { return Ok(false) };
-        if let At::Block(entry) = position.at
-            && position.run.start < entry
+        if let At::Block(entry) = position.spot.at
+            && position.spot.run.start < entry
         {
             position.step_to(entry - 1, &mut self.key);
             return Ok(true);
@@ -451,13 +484,13 @@ impl Iterator for RegionCacheIterator {
 
     fn seek_forward(&mut self, key: &[u8]) -> Result<bool> {
         if let Some(position) = &mut self.position
-            && let At::Block(entry) = position.at
-            && position.leaf.block().has_suffixes(position.group)
+            && let At::Block(entry) = position.spot.at
+            && position.leaf.block().has_suffixes(position.spot.near)
             && let Some(suffix) = key.strip_prefix(&self.key[..self.key.len() - SUFFIX_LEN])
         {
             self.sought_suffix = suffix.first_chunk().map_or(0, |suffix| u64::from_be_bytes(*suffix));
-            let target = position.leaf.block().lower_bound_of_suffix(position.group, suffix).max(entry);
-            if target < position.group_entries.end && target < position.run.end {
+            let target = position.leaf.block().lower_bound_of_suffix(position.spot.near, suffix).max(entry);
+            if target < position.group_entries.end && target < position.spot.run.end {
                 position.step_to(target, &mut self.key);
                 return Ok(true);
             }
@@ -474,8 +507,8 @@ impl Iterator for RegionCacheIterator {
             return Ok(true);
         }
         let Some(position) = &self.position else { return Ok(false) };
-        let is_last_group = matches!(position.at, At::Block(_))
-            && position.leaf.block().has_suffixes(position.group)
+        let is_last_group = matches!(position.spot.at, At::Block(_))
+            && position.leaf.block().has_suffixes(position.spot.near)
             && len + SUFFIX_LEN == self.key.len()
             && position.group_entries.end >= position.leaf.entries().end
             // Changes may be behind all entries of the block.
@@ -511,7 +544,7 @@ impl Iterator for RegionCacheIterator {
     #[inline]
     fn value(&self) -> &[u8] {
         let position = self.position.as_ref().expect("the caller must check that the cursor is valid");
-        match position.at {
+        match position.spot.at {
             At::Block(_) => position.leaf.block().value_at(position.value.clone()),
             At::Delta(node) => position.leaf.delta().change(node).value.expect("a cursor is not on a deletion"),
         }

@@ -99,18 +99,34 @@ impl Changes {
         Change::decode(self.data[usize::from(node)].get().expect("a change below the length is complete"))
     }
 
+    /// The first so many heads, each with where its change is.
+    #[inline]
+    fn heads(&self, count: Node) -> impl DoubleEndedIterator<Item = (Head, Node)> {
+        let [firsts, seconds] = self.heads.each_ref().map(|halves| halves[..usize::from(count)].iter());
+        let head = |first: &AtomicU64, second: &AtomicU64| {
+            Head::from(first.load(Ordering::Relaxed)) << u64::BITS | Head::from(second.load(Ordering::Relaxed))
+        };
+        firsts.zip(seconds).enumerate().map(move |(node, (first, second))| (head(first, second), node as Node))
+    }
+
     fn head(&self, node: Node) -> Head {
         let [first, second] = self.heads.each_ref().map(|halves| halves[usize::from(node)].load(Ordering::Relaxed));
         Head::from(first) << u64::BITS | Head::from(second)
     }
 
-    /// Compares the key of a change with `key`, which has this head.
-    fn compare(&self, node: Node, key: &[u8], head: Head) -> cmp::Ordering {
-        self.head(node).cmp(&head).then_with(|| self.get(node).key.cmp(key))
+    fn compare_nodes(&self, left: Node, right: Node) -> cmp::Ordering {
+        self.compare_changes((self.head(left), left), (self.head(right), right))
     }
 
-    /// Compares the keys of two changes, each with its head.
-    fn compare_headed(&self, left: (Head, Node), right: (Head, Node)) -> cmp::Ordering {
+    /// Compares the key of a change, which has a head, with another.
+    #[inline]
+    fn compare(&self, (head, node): (Head, Node), (other_head, other): (Head, &[u8])) -> cmp::Ordering {
+        head.cmp(&other_head).then_with(|| self.get(node).key.cmp(other))
+    }
+
+    /// The same for two changes.
+    #[inline]
+    fn compare_changes(&self, left: (Head, Node), right: (Head, Node)) -> cmp::Ordering {
         left.0.cmp(&right.0).then_with(|| self.get(left.1).key.cmp(self.get(right.1).key))
     }
 
@@ -185,6 +201,13 @@ impl Delta {
         changes.data.get(len).map(prefetch);
     }
 
+    /// Has what a search looks at fetched.
+    pub(crate) fn prefetch_numbers(&self) {
+        let (Some(changes), len) = (self.changes.get(), self.len()) else { return };
+        changes.heads.iter().for_each(|heads| prefetch_lines(&heads[..len]));
+        prefetch_lines(&changes.data[..len]);
+    }
+
     /// Has all changes fetched.
     pub(crate) fn prefetch_changes(&self) {
         let data = self.changes.get().into_iter().flat_map(|changes| &changes.data);
@@ -202,8 +225,8 @@ impl Delta {
     /// The change of this key that a snapshot at `sequence` sees.
     pub(crate) fn find(&self, key: &[u8], sequence: Sequence) -> Option<Change<'_>> {
         let (changes, visible) = self.visible(sequence)?;
-        let head = self.head(key);
-        let node = (0..visible).rev().find(|node| changes.compare(*node, key, head).is_eq())?;
+        let key = (self.head(key), key);
+        let (_, node) = changes.heads(visible).rev().find(|change| changes.compare(*change, key).is_eq())?;
         Some(changes.get(node))
     }
 
@@ -222,14 +245,22 @@ impl Delta {
         self.best(key, sequence, cmp::Ordering::is_lt, cmp::Ordering::is_ge)
     }
 
-    /// The changes that a snapshot at `sequence` sees, one of each key, in the order of their keys.
-    pub(crate) fn sorted(&self, sequence: Sequence) -> Vec<Change<'_>> {
-        let Some((changes, visible)) = self.visible(sequence) else { return Vec::new() };
-        let mut nodes: Vec<_> = (0..visible).map(|node| (changes.head(node), node)).collect();
+    /// Has `sorted` be the changes that a snapshot at `sequence` sees, one of each key, in the order of their keys.
+    pub(crate) fn sort(&self, sequence: Sequence, sorted: &mut Vec<Node>) {
+        sorted.clear();
+        let Some((changes, visible)) = self.visible(sequence) else { return };
+        sorted.extend(0..visible);
         // The newest change of a key first.
-        nodes.sort_unstable_by(|left, right| changes.compare_headed(*left, *right).then(right.1.cmp(&left.1)));
-        nodes.dedup_by(|next, last| changes.compare_headed(*next, *last).is_eq());
-        nodes.into_iter().map(|(_, node)| changes.get(node)).collect()
+        sorted.sort_unstable_by(|left, right| changes.compare_nodes(*left, *right).then(right.cmp(left)));
+        sorted.dedup_by(|next, last| changes.compare_nodes(*next, *last).is_eq());
+    }
+
+    /// Like [`seek`](Self::seek), among the changes `sorted`.
+    pub(crate) fn seek_sorted(&self, key: &[u8], sorted: &[Node]) -> Option<Node> {
+        let changes = self.changes.get()?;
+        let key = (self.head(key), key);
+        let below = sorted.partition_point(|node| changes.compare((changes.head(*node), *node), key).is_lt());
+        sorted.get(below).copied()
     }
 
     /// Of the changes that a snapshot sees and whose keys are, compared with `key`, as `is_wanted` says, the one that
@@ -242,14 +273,13 @@ impl Delta {
         is_better: impl Fn(cmp::Ordering) -> bool,
     ) -> Option<Node> {
         let (changes, visible) = self.visible(sequence)?;
-        let head = self.head(key);
+        let key = (self.head(key), key);
         let mut best = None;
-        for node in 0..visible {
-            if is_wanted(changes.compare(node, key, head)) {
-                let headed = (changes.head(node), node);
-                if best.is_none_or(|best| is_better(changes.compare_headed(headed, best))) {
-                    best = Some(headed);
-                }
+        for change in changes.heads(visible) {
+            if is_wanted(changes.compare(change, key))
+                && best.is_none_or(|best| is_better(changes.compare_changes(change, best)))
+            {
+                best = Some(change);
             }
         }
         best.map(|(_, node)| node)
@@ -313,10 +343,13 @@ mod tests {
                 let of = |node: Node| pair_of(delta.change(node));
                 let all = std::iter::successors(delta.seek(b"", sequence), |node| delta.next(*node, sequence));
                 prop_assert_eq!(all.map(of).collect::<Vec<_>>(), model.clone().into_iter().collect::<Vec<_>>());
-                prop_assert!(delta.sorted(sequence).into_iter().map(pair_of).eq(model.clone()));
+                let mut sorted = vec![Node::MAX];
+                delta.sort(sequence, &mut sorted);
+                prop_assert!(sorted.iter().map(|node| of(*node)).eq(model.clone()));
                 for probe in [vec![], vec![0], vec![0, 1], vec![1], vec![1, 2], vec![2, 2], vec![3]] {
                     let pair = |(key, value): (&Vec<u8>, &Option<Vec<u8>>)| (key.clone(), value.clone());
                     prop_assert_eq!(delta.seek(&probe, sequence).map(of), model.range(probe.clone()..).next().map(pair));
+                    prop_assert_eq!(delta.seek_sorted(&probe, &sorted), delta.seek(&probe, sequence));
                     let found = delta.find(&probe, sequence).map(pair_of);
                     prop_assert_eq!(found, model.get_key_value(&probe).map(pair));
                     let before = delta.seek_before(&probe, sequence).map(of);

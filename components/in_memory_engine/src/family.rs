@@ -243,7 +243,9 @@ impl<'a> Fold<'a, '_> {
         let mut left = leaf.entries();
         let mut group = block.group_of(left.start);
         let mut near = 0;
-        for Change { key, value } in delta.sorted(Sequence::MAX) {
+        let mut sorted = Vec::new();
+        delta.sort(Sequence::MAX, &mut sorted);
+        for Change { key, value } in sorted.into_iter().map(|node| delta.change(node)) {
             let place;
             (place, near) = leaf.place_near(near, key, &left);
             group = self.add_run(source, block, group, left.start..place.start, next);

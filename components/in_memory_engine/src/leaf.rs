@@ -4,8 +4,9 @@
 //!
 //! **How it works.** A change hides the entry of the block with the same key; a deletion is nothing but that. A search
 //! returns a [`Spot`]: where the entry is and, if it is in the block, the *run* of entries around it that no visible
-//! change lies between. Within a run a cursor steps by adding one, and looks at the changes only at its end. In a leaf
-//! that is not written to, the run is the whole block.
+//! change lies between. Within a run a cursor steps by adding one, and looks at the changes only at its end, where it knows
+//! already which one follows. Each search begins near the last one. In a leaf that is not written to, the run is the whole
+//! block.
 //!
 //! **Invariants.** All keys of a leaf are at or above its bound and below that of the next leaf. Of a block that two
 //! leaves share since a split, each sees its own entries only.
@@ -49,8 +50,31 @@ pub(crate) enum At {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Spot {
     pub(crate) at: At,
-    /// Entries of the block that follow each other without a change in between; empty if the entry is a change.
+    /// Entries of the block that follow each other without a change in between; if the entry is a change, none, where the
+    /// next ones are.
     pub(crate) run: Entries,
+    /// The change behind the run, if it is known.
+    pub(crate) ahead: Option<Placed>,
+    /// A group of the block that begins at or before the entry, and likely near.
+    pub(crate) near: usize,
+}
+
+/// A change, and the entry of the block with the same key, or where that would be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    node: Node,
+    place: Entries,
+}
+
+/// What a reader sees of a leaf.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View<'a> {
+    pub(crate) leaf: &'a Leaf,
+    pub(crate) sequence: Sequence,
+    /// Of the block's entries, those that count.
+    pub(crate) within: &'a Entries,
+    /// The changes in the order of their keys; empty if nobody has sorted them.
+    pub(crate) sorted: &'a [Node],
 }
 
 impl Leaf {
@@ -115,7 +139,9 @@ impl Leaf {
         let block = if entries.is_empty() { Block::empty(budget.clone()) } else { self.block.clone() };
         let entries = if entries.is_empty() { 0..0 } else { entries };
         let cut = Self::new(bound, block, entries, budget)?;
-        for change in self.delta.sorted(sequence) {
+        let mut sorted = Vec::new();
+        self.delta.sort(sequence, &mut sorted);
+        for change in sorted.into_iter().map(|node| self.delta.change(node)) {
             if change.key >= start && change.key < end {
                 cut.delta.append(sequence, change)?;
             }
@@ -136,77 +162,113 @@ impl Leaf {
         self.block.lower_bound(key).clamp(self.entries.start, self.entries.end)
     }
 
-    /// The first entry. Of the block's, here and below, only those `within` count.
-    pub(crate) fn first(&self, sequence: Sequence, within: &Entries) -> Option<Spot> {
-        self.forward(sequence, within, within.start, self.delta.seek(b"", sequence))
+    /// Where the entry with this key is in the block, and where the next one is; for keys in ascending order, with what is to
+    /// be given as `near` for the next one, which is 0 for the first.
+    pub(crate) fn place_near(&self, near: usize, key: &[u8], within: &Entries) -> (Entries, usize) {
+        let (near, found) = self.block.search_near(near, key);
+        (place_within(found, within), near)
+    }
+}
+
+impl View<'_> {
+    /// The first entry.
+    pub(crate) fn first(self) -> Option<Spot> {
+        self.forward(self.within.start, self.seek_change(b""), 0)
     }
 
     /// The last entry with a key `< key`, which may be any key behind the leaf.
-    pub(crate) fn last_before(&self, key: &[u8], sequence: Sequence, within: &Entries) -> Option<Spot> {
-        let entry = self.lower_bound(key).clamp(within.start, within.end);
-        self.backward(sequence, within, entry, self.delta.seek_before(key, sequence))
+    pub(crate) fn last_before(self, key: &[u8]) -> Option<Spot> {
+        let (_, found) = self.leaf.block.search(key);
+        self.backward(place_within(found, self.within).start, self.leaf.delta.seek_before(key, self.sequence))
     }
 
     /// The first entry with a key `>= key`.
-    pub(crate) fn seek(&self, key: &[u8], sequence: Sequence, within: &Entries) -> Option<Spot> {
-        let entry = self.lower_bound(key).clamp(within.start, within.end);
-        self.forward(sequence, within, entry, self.delta.seek(key, sequence))
+    pub(crate) fn seek(self, key: &[u8]) -> Option<Spot> {
+        let (near, found) = self.leaf.block.search(key);
+        let entry = place_within(found, self.within).start;
+        self.forward(entry, self.seek_change(key), near)
     }
 
-    /// The entry behind the one with this key, which is at `at`.
-    pub(crate) fn after(&self, at: At, key: &[u8], sequence: Sequence, within: &Entries) -> Option<Spot> {
-        match at {
-            At::Block(entry) => self.forward(sequence, within, entry + 1, self.delta.seek(key, sequence)),
-            At::Delta(node) => {
-                let behind = self.place_of(key, within).end;
-                self.forward(sequence, within, behind, self.delta.next(node, sequence))
-            }
+    /// The same for a key that is likely near, and greater than that of `spot`.
+    pub(crate) fn seek_behind(self, spot: &Spot, key: &[u8]) -> Option<Spot> {
+        let (near, found) = self.leaf.block.search_near(spot.near, key);
+        let entry = place_within(found, self.within).start;
+        match spot.ahead.clone().filter(|ahead| self.leaf.delta.change(ahead.node).key >= key) {
+            Some(ahead) => self.forward_to(entry, Some(ahead), near),
+            None => self.forward(entry, self.seek_change(key), near),
+        }
+    }
+
+    /// The entry behind all of the run at `spot`; `key` is that of an entry of it.
+    pub(crate) fn behind(self, spot: &Spot, key: &[u8]) -> Option<Spot> {
+        let entry = spot.run.end;
+        match (&spot.ahead, spot.at) {
+            (Some(ahead), _) => self.forward_to(entry, Some(ahead.clone()), spot.near),
+            (None, At::Block(_)) => self.forward(entry, self.seek_change(key), spot.near),
+            (None, At::Delta(node)) => self.forward(entry, self.next_change(node), spot.near),
         }
     }
 
     /// The first of the block's entries from `entry` on and of the changes from `node` on.
-    fn forward(&self, sequence: Sequence, within: &Entries, mut entry: usize, mut node: Option<Node>) -> Option<Spot> {
-        while let Some(changed) = node {
-            let change = self.delta.change(changed);
-            let Entries { start: at, end: behind } = self.place_of(change.key, within);
-            if entry < at {
-                return Some(Spot { at: At::Block(entry), run: entry..at });
+    fn forward(self, entry: usize, node: Option<Node>, near: usize) -> Option<Spot> {
+        let (change, near) = self.place(node, near);
+        self.forward_to(entry, change, near)
+    }
+
+    /// The same where the place of the change is known.
+    fn forward_to(self, mut entry: usize, mut change: Option<Placed>, mut near: usize) -> Option<Spot> {
+        while let Some(Placed { node, place }) = change {
+            if entry < place.start {
+                let run = entry..place.start;
+                return Some(Spot { at: At::Block(entry), run, ahead: Some(Placed { node, place }), near });
             }
-            if change.value.is_some() {
-                return Some(Spot { at: At::Delta(changed), run: behind..behind });
+            if self.leaf.delta.change(node).value.is_some() {
+                return Some(Spot { at: At::Delta(node), run: place.end..place.end, ahead: None, near });
             }
-            entry = behind;
-            node = self.delta.next(changed, sequence);
+            entry = place.end;
+            (change, near) = self.place(self.next_change(node), near);
         }
-        (entry < within.end).then_some(Spot { at: At::Block(entry), run: entry..within.end })
+        let run = entry..self.within.end;
+        (!run.is_empty()).then_some(Spot { at: At::Block(entry), run, ahead: None, near })
     }
 
     /// The last of the block's entries before `end` and of the changes up to `node`.
-    fn backward(&self, sequence: Sequence, within: &Entries, mut end: usize, mut node: Option<Node>) -> Option<Spot> {
+    fn backward(self, mut end: usize, mut node: Option<Node>) -> Option<Spot> {
         while let Some(changed) = node {
-            let change = self.delta.change(changed);
-            let Entries { start: at, end: behind } = self.place_of(change.key, within);
+            let change = self.leaf.delta.change(changed);
+            let (near, found) = self.leaf.block.search(change.key);
+            let Entries { start: at, end: behind } = place_within(found, self.within);
             if behind < end {
-                return Some(Spot { at: At::Block(end - 1), run: behind..end });
+                return Some(Spot { at: At::Block(end - 1), run: behind..end, ahead: None, near });
             }
             if change.value.is_some() {
-                return Some(Spot { at: At::Delta(changed), run: behind..behind });
+                return Some(Spot { at: At::Delta(changed), run: behind..behind, ahead: None, near });
             }
             end = at;
-            node = self.delta.seek_before(change.key, sequence);
+            node = self.leaf.delta.seek_before(change.key, self.sequence);
         }
-        (within.start < end).then(|| Spot { at: At::Block(end - 1), run: within.start..end })
+        let run = self.within.start..end;
+        (!run.is_empty()).then(|| Spot { at: At::Block(end - 1), run, ahead: None, near: 0 })
     }
 
-    /// Where the entry with this key is in the block, and where the next one is.
-    fn place_of(&self, key: &[u8], within: &Entries) -> Entries {
-        place_within(self.block.search(key), within)
+    /// The first change with a key `>= key`.
+    fn seek_change(self, key: &[u8]) -> Option<Node> {
+        let Self { leaf: Leaf { delta, .. }, sequence, sorted, .. } = self;
+        if sorted.is_empty() { delta.seek(key, sequence) } else { delta.seek_sorted(key, sorted) }
     }
 
-    /// The same for keys in ascending order; with what is to be given as `near` for the next one, which is 0 for the first.
-    pub(crate) fn place_near(&self, near: usize, key: &[u8], within: &Entries) -> (Entries, usize) {
-        let (near, found) = self.block.search_near(near, key);
-        (place_within(found, within), near)
+    /// The change of the next key.
+    fn next_change(self, node: Node) -> Option<Node> {
+        match self.sorted.iter().position(|other| *other == node) {
+            Some(index) => self.sorted.get(index + 1).copied(),
+            None => self.leaf.delta.next(node, self.sequence),
+        }
+    }
+
+    fn place(self, node: Option<Node>, near: usize) -> (Option<Placed>, usize) {
+        let Some(node) = node else { return (None, near) };
+        let (place, near) = self.leaf.place_near(near, self.leaf.delta.change(node).key, self.within);
+        (Some(Placed { node, place }), near)
     }
 }
 

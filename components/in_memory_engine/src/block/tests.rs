@@ -69,7 +69,10 @@ proptest! {
                 let group = block.group_of(entry);
                 block.write_key(group, entry, &mut key);
                 prop_assert_eq!(Some((&key, &block.value(block.version(group, entry)).to_vec())), expected.next());
-                prop_assert_eq!(block.search(&key), Ok(entry));
+                prop_assert_eq!(block.search(&key), (group, Ok(entry)));
+                for near in 0..block.groups() {
+                    prop_assert_eq!(block.group_near(near, entry), group);
+                }
                 keys.push(key.clone());
             }
             prop_assert_eq!(first_key.as_ref(), keys[0].as_slice());
@@ -83,7 +86,9 @@ proptest! {
                 let lower_bound = keys.partition_point(|key| key < probe);
                 let is_there = keys.get(lower_bound) == Some(probe);
                 let expected = if is_there { Ok(lower_bound) } else { Err(lower_bound) };
-                prop_assert_eq!(block.search(probe), expected, "{:?}", probe);
+                let (group, found) = block.search(probe);
+                prop_assert_eq!(found, expected, "{:?}", probe);
+                prop_assert!(group == 0 || keys[block.group(group).start] <= *probe);
                 prop_assert_eq!(block.lower_bound(probe), lower_bound);
                 let near = near % block.groups();
                 if keys[block.group(near).start] <= *probe {

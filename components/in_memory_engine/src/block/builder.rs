@@ -9,7 +9,7 @@
 //!
 //! **Must not** look at values.
 
-use std::{cell::Cell, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     BARE, BLOCK_BYTES, BLOCK_BYTES_MAX, HEADER_BYTES, KeyedBlock, SplitKey,
@@ -17,9 +17,6 @@ use super::{
     parts::{Parts, common_prefix_len},
 };
 use crate::memory::{MemoryBudget, OverCapacity};
-
-/// What a thread keeps for the values of its next builder, at most: what those of most blocks take.
-const SPARE_BYTES_MAX: usize = 2 * BLOCK_BYTES;
 
 /// Makes blocks of entries that come in the order of their keys.
 #[derive(Debug)]
@@ -39,19 +36,13 @@ pub(crate) struct BlockBuilder {
     finished: Vec<KeyedBlock>,
 }
 
-thread_local! {
-    /// What the last builder of this thread gathered in: a fold would spend a good part of its time on having memory
-    /// for the parts, growing it, and giving it back.
-    static SPARE_PARTS: Cell<Option<Parts>> = const { Cell::new(None) };
-}
-
 impl BlockBuilder {
     pub(crate) fn new(budget: Arc<MemoryBudget>, is_versioned: bool) -> Self {
         Self {
             budget,
             is_versioned,
             target_bytes: BLOCK_BYTES - HEADER_BYTES,
-            parts: SPARE_PARTS.take().unwrap_or_default(),
+            parts: Parts::default(),
             likely_base: Vec::new(),
             prefix_len: 0,
             has_nested_stems: false,
@@ -65,14 +56,14 @@ impl BlockBuilder {
     /// When there is no memory for a block, or the value is too large for one.
     pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) -> Result<(), OverCapacity> {
         let SplitKey { stem, suffix } = SplitKey::new(key, self.is_versioned);
-        let mut relation = self.relate(stem);
         if let Some(suffix) = suffix
-            && relation.is_same
+            && self.is_of_last_group(stem)
             && self.fits(Size::of_older(value), self.prefix_len)
         {
             self.parts.push_older(suffix, value);
             return Ok(());
         }
+        let mut relation = self.relate(stem);
         let added = Size::of_first(stem.len(), value);
         if added.bytes(0) >= BLOCK_BYTES_MAX {
             return Err(OverCapacity);
@@ -99,17 +90,15 @@ impl BlockBuilder {
         if !self.is_empty() {
             self.finish_block()?;
         }
-        Ok(std::mem::take(&mut self.finished))
+        Ok(self.finished)
     }
 
     fn finish_block(&mut self) -> Result<(), OverCapacity> {
-        let mut words = std::mem::take(&mut self.parts.words);
         let parts = &self.parts;
         let layout = Layout { size: parts.size(), prefix_len: self.prefix_len };
         let (charge, len) = layout.reserve(&self.budget)?;
-        words.clear();
-        words.resize(len, 0);
-        let mut of_block = layout.parts(&mut words);
+        let mut words: Arc<[u64]> = std::iter::repeat_n(0, len).collect();
+        let mut of_block = layout.parts(Arc::get_mut(&mut words).expect("nobody else has it yet"));
 
         // What the stems have in common besides the base.
         let extra = self.prefix_len - parts.base.len();
@@ -136,14 +125,13 @@ impl BlockBuilder {
         of_block.older_values.copy_from_slice(&parts.older_values);
         of_block.write_fences();
 
-        let block = layout.block(words.as_slice().into(), self.has_nested_stems, charge);
+        let block = layout.block(words, self.has_nested_stems, charge);
         let mut first_key = Vec::new();
         block.write_key(0, 0, &mut first_key);
         self.likely_base.clear();
         self.likely_base.extend_from_slice(block.prefix());
         self.finished.push((first_key.into(), block));
         self.parts.clear();
-        self.parts.words = words;
         Ok(())
     }
 
@@ -155,20 +143,28 @@ impl BlockBuilder {
         self.parts.size().and(added).bytes(prefix_len) <= self.target_bytes
     }
 
+    /// Whether a key of this stem and a suffix belongs to the last group.
+    fn is_of_last_group(&self, stem: &[u8]) -> bool {
+        let base = self.parts.base.as_slice();
+        self.parts.last_stem().is_some_and(|(last, is_bare)| {
+            // Most of two neighbouring stems differ at the end.
+            !is_bare && stem.len() == base.len() + last.len() && stem.ends_with(last) && stem.starts_with(base)
+        })
+    }
+
     fn relate(&self, stem: &[u8]) -> Relation {
-        let Some((last, is_bare)) = self.parts.last_stem() else {
-            return Relation { prefix_len: stem.len(), is_nested: false, is_same: false };
+        let Some((last, _)) = self.parts.last_stem() else {
+            return Relation { prefix_len: stem.len(), is_nested: false };
         };
         let base = self.parts.base.as_slice();
         let Some(rest) = stem.strip_prefix(base) else {
             let prefix_len = common_prefix_len(base, stem);
-            return Relation { prefix_len, is_nested: prefix_len == stem.len(), is_same: false };
+            return Relation { prefix_len, is_nested: prefix_len == stem.len() };
         };
         let (of_first, _) = self.parts.stem(0);
         let prefix_len = base.len() + common_prefix_len(&of_first[..self.prefix_len - base.len()], rest);
         let shorter = last.len().min(rest.len());
-        let is_nested = last[..shorter] == rest[..shorter];
-        Relation { prefix_len, is_nested, is_same: is_nested && !is_bare && last.len() == rest.len() }
+        Relation { prefix_len, is_nested: last[..shorter] == rest[..shorter] }
     }
 
     /// Prepares for a group with the stem `first`.
@@ -193,17 +189,4 @@ struct Relation {
     prefix_len: usize,
     /// Whether the last one begins with it, or it with the last one.
     is_nested: bool,
-    /// Whether an entry with this stem and a suffix belongs to the last group.
-    is_same: bool,
-}
-
-impl Drop for BlockBuilder {
-    fn drop(&mut self) {
-        let mut parts = std::mem::take(&mut self.parts);
-        // One for a huge value is not kept.
-        if parts.values.capacity().max(parts.older_values.capacity()) <= SPARE_BYTES_MAX {
-            parts.clear();
-            SPARE_PARTS.set(Some(parts));
-        }
-    }
 }

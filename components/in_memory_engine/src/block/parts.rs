@@ -23,9 +23,6 @@ pub(super) struct Parts {
     pub(super) older_suffixes: Vec<u64>,
     pub(super) older_value_ends: Vec<u32>,
     pub(super) older_values: Vec<u8>,
-    /// Where a block is put together: memory that has just been in use is written much faster than what the allocator gives,
-    /// which is then written only once.
-    pub(super) words: Vec<u64>,
 }
 
 impl Parts {

@@ -5,8 +5,8 @@
 //! **How it works.** The cursor is in one leaf, on one entry, and knows the *run* around it: entries of a block within
 //! the bounds with no change in between. Within the run it steps by adding one. At its end the leaf is asked for the
 //! entry behind (or before) the current key, which also tells the next run; a cursor has no direction and can turn at any
-//! time. Behind the last entry of a leaf comes the first of the next one, whose changes are sorted then: who comes from one
-//! leaf to the next will likely go through it.
+//! time. Behind the last entry of a leaf comes the first of the next one. The changes of a leaf are sorted for a cursor that has
+//! met a few of them already.
 //!
 //! To skip the versions of a user key is to go to the next group of the block, however many they are; a scan in reverse finds
 //! the version that it wants in the group that it is in, and leaves it for the one before.
@@ -36,6 +36,10 @@ const GROUPS_AHEAD: usize = 8;
 /// The same for what tells where the value is.
 const GROUPS_FAR_AHEAD: usize = 16;
 
+/// A cursor that has left so many runs of a leaf will likely go through the leaf, and sorts its changes. For one that reads
+/// a few entries that would take longer than to look for each change.
+const RUNS_UNTIL_SORTED: usize = 4;
+
 /// A cursor of a [`RegionCacheSnapshot`].
 #[derive(Debug)]
 pub struct RegionCacheIterator {
@@ -45,6 +49,8 @@ pub struct RegionCacheIterator {
     position: Option<Position>,
     /// The changes of the leaf that the cursor is in, in the order of their keys; empty if they were not sorted.
     sorted: Vec<Node>,
+    /// How many runs of that leaf it has left.
+    runs_left: usize,
     ahead: Option<Ahead>,
     /// What [`seek_forward`](Iterator::seek_forward) has last looked for among the versions of a user key; 0 is nothing.
     sought_suffix: u64,
@@ -114,6 +120,7 @@ impl RegionCacheIterator {
             upper,
             position: None,
             sorted: Vec::new(),
+            runs_left: 0,
             ahead: None,
             sought_suffix: 0,
             key: Vec::new(),
@@ -158,6 +165,7 @@ impl RegionCacheIterator {
     /// The leaf at `place`, and which of its block's entries are within the bounds.
     fn enter(&mut self, place: Place) -> (Arc<Leaf>, Entries) {
         self.sorted.clear();
+        self.runs_left = 0;
         let directory = &self.source.directory;
         let leaf = directory.leaf(place).clone();
         let mut within = leaf.entries();
@@ -167,14 +175,6 @@ impl RegionCacheIterator {
         if directory.next(place).is_none_or(|next| directory.bound(next) > self.upper.as_slice()) {
             within.end = leaf.lower_bound(&self.upper).max(within.start);
         }
-        (leaf, within)
-    }
-
-    /// The same for a cursor that comes from the leaf before, and will likely go through this one.
-    fn enter_to_pass(&mut self, place: Place) -> (Arc<Leaf>, Entries) {
-        let (leaf, within) = self.enter(place);
-        leaf.delta().sort(self.source.snapshot.sequence(), &mut self.sorted);
-        self.look_ahead_from(place);
         (leaf, within)
     }
 
@@ -195,8 +195,9 @@ impl RegionCacheIterator {
             if self.source.directory.bound(place) >= self.upper.as_slice() {
                 break;
             }
-            let (leaf, within) = self.enter_to_pass(place);
+            let (leaf, within) = self.enter(place);
             if let Some(spot) = self.view(&leaf, &within).first() {
+                self.look_ahead_from(place);
                 return self.go_to(place, leaf, within, spot);
             }
             next = self.source.directory.next(place);
@@ -207,10 +208,8 @@ impl RegionCacheIterator {
     /// The cursor comes to the first user key of the leaf at `place`.
     fn look_ahead_from(&mut self, place: Place) {
         let directory = &self.source.directory;
-        directory.leaf(place).delta().prefetch_changes();
         if let Some(next) = directory.next(place) {
             directory.leaf(next).block().prefetch_start();
-            directory.leaf(next).delta().prefetch_numbers();
             if let Some(behind) = directory.next(next) {
                 prefetch_all(directory.leaf(behind).as_ref());
                 directory.prefetch(behind);
@@ -324,6 +323,11 @@ impl RegionCacheIterator {
     fn leave_run(&mut self, search: impl FnOnce(View<'_>, &Spot, &[u8]) -> Option<Spot>) -> bool {
         let Some(position) = self.position.take() else { return false };
         let Position { place, leaf, within, spot, .. } = position;
+        self.runs_left += 1;
+        if self.runs_left == RUNS_UNTIL_SORTED {
+            leaf.delta().prefetch_changes();
+            leaf.delta().sort(self.source.snapshot.sequence(), &mut self.sorted);
+        }
         match search(self.view(&leaf, &within), &spot, &self.key) {
             Some(spot) => self.go_to(place, leaf, within, spot),
             None => self.first_behind(place),
@@ -341,12 +345,11 @@ impl RegionCacheIterator {
         if is_here {
             return self.leave_run(|view, spot, _| view.seek_behind(spot, key));
         }
-        let place = self.find(key);
-        let (leaf, within) = self.enter_to_pass(place);
-        match self.view(&leaf, &within).seek(key) {
-            Some(spot) => self.go_to(place, leaf, within, spot),
-            None => self.first_behind(place),
+        let found = self.seek_from(self.find(key), Target::Key(key));
+        if let Some(Position { place, .. }) = self.position {
+            self.look_ahead_from(place);
         }
+        found
     }
 
     /// Goes behind all keys that begin with the first `len` bytes of the current one.

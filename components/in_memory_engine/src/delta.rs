@@ -201,13 +201,6 @@ impl Delta {
         changes.data.get(len).map(prefetch);
     }
 
-    /// Has what a search looks at fetched.
-    pub(crate) fn prefetch_numbers(&self) {
-        let (Some(changes), len) = (self.changes.get(), self.len()) else { return };
-        changes.heads.iter().for_each(|heads| prefetch_lines(&heads[..len]));
-        prefetch_lines(&changes.data[..len]);
-    }
-
     /// Has all changes fetched.
     pub(crate) fn prefetch_changes(&self) {
         let data = self.changes.get().into_iter().flat_map(|changes| &changes.data);
